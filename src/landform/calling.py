@@ -1,0 +1,209 @@
+"""Calling a model without leaving a trace: modes, random state, parameters by name, heads of the output."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+
+from landform.data.hashing import hash_tensors
+from landform.errors import ArchitectureError, InputError, unknown_name
+
+Model = nn.Module | Callable[[Tensor], Any]
+"""What a user may call a model: a module, or any function from a batch of inputs to outputs."""
+
+
+@contextlib.contextmanager
+def as_found(model: Model) -> Iterator[None]:
+    """Give evaluation mode and a copy of PyTorch's random state inside; everything as before afterwards.
+
+    The flag is set on each submodule by itself: ``eval()`` may be overridden to do more than can be undone.
+
+    Args:
+        model: The model; a function has no modes.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> dropout = nn.Dropout()
+        >>> with as_found(dropout):
+        ...     dropout.training
+        False
+        >>> dropout.training
+        True
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    values = (value for value in (model.parameters() if isinstance(model, nn.Module) else ()))
+    devices = sorted({value.device.index or 0 for value in values if value.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+
+
+def _need_values(name: str, value: Tensor) -> None:
+    if is_lazy(value) or value.is_meta:
+        raise ArchitectureError(
+            f"{name} has no values (meta device or lazy module); load the weights, or run the model once, first"
+        )
+
+
+def state_at(model: Model, parameters: Mapping[str, Tensor] | None, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Collect what a model shall run with: given values over its own, buffers as copies, each tied tensor once.
+
+    Args:
+        model: The model.
+        parameters: Values by name, under any name of a tied tensor; may be partial.
+        dtype: Convert every floating tensor to this, or None.
+
+    Returns:
+        A dict for ``torch.func.functional_call``; empty for a function.
+
+    Raises:
+        InputError: A value of another shape, tied names with different values, parameters for a function.
+        UnknownNameError: A name that the model does not have, with the nearest.
+        ArchitectureError: A parameter without values.
+    """
+    if not isinstance(model, nn.Module):
+        if parameters:
+            raise InputError(f"parameters given for the function {model!r}; only a torch.nn.Module has any")
+        return {}
+    own = dict(model.named_parameters()) | {name: value.detach().clone() for name, value in model.named_buffers()}
+    first = {id(value): name for name, value in [*model.named_buffers(), *model.named_parameters()]}
+    everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    alias = {name: first[id(value)] for name, value in everything}
+    for name, value in own.items():
+        _need_values(name, value)
+    given: dict[str, Tensor] = {}
+    for name, value in (parameters or {}).items():
+        if name not in alias:
+            raise unknown_name("parameter", name, alias)
+        place = alias[name]
+        if value.shape != own[place].shape:
+            raise InputError(f"parameter {name} has shape {list(value.shape)}; the model's is {list(own[place].shape)}")
+        if place in given and given[place] is not value and not torch.equal(given[place], value):
+            raise InputError(f"parameter {name} is tied to {place}, but the two were given different values")
+        given[place] = value
+    state = own | given
+    if dtype is not None:
+        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    return state
+
+
+def split_heads(found: object, n: int, who: str) -> tuple[dict[str, Tensor], bool]:
+    """Name the heads of what a model returned, and say whether it was a single one.
+
+    Args:
+        found: What it returned.
+        n: Samples that went in.
+        who: Whom to name in errors.
+
+    Returns:
+        Tensors by head, ``"output"`` for a single one, and whether it was single.
+
+    Raises:
+        InputError: No tensors, or a tensor without one row a sample.
+    """
+    logits = getattr(found, "logits", None)
+    heads: dict[str, object]
+    single = isinstance(found, Tensor) or isinstance(logits, Tensor)
+    if single:
+        heads = {"output": found if isinstance(found, Tensor) else logits}
+    elif isinstance(found, Mapping):
+        heads = {str(name): value for name, value in found.items()}
+    elif isinstance(found, tuple | list):
+        names = getattr(found, "_fields", range(len(found)))
+        heads = {str(name): value for name, value in zip(names, found, strict=True)}
+    else:
+        raise InputError(f"{who}: got a {type(found).__name__}; wanted a tensor, or a tuple, list or mapping of them")
+    if not heads:
+        raise InputError(f"{who}: got no heads at all; wanted at least one tensor")
+    result: dict[str, Tensor] = {}
+    for name, value in heads.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"{who}: head {name} is a {type(value).__name__}; wanted a tensor")
+        if value.ndim == 0 or len(value) != n:
+            raise InputError(
+                f"{who}: head {name} has shape {list(value.shape)} for {n} samples; wanted one row a sample"
+            )
+        result[name] = value
+    return result, single
+
+
+def explain_misfit(model: Model, state: Mapping[str, Tensor], batch: Tensor, error: Exception) -> str:
+    """Explain why a model could not take a batch, as far as dtypes and its first layer tell.
+
+    Args:
+        model: The model.
+        state: What it ran with.
+        batch: The batch.
+        error: What it raised.
+
+    Returns:
+        The message of an error.
+    """
+    text = f"model {type(model).__name__} cannot take inputs of shape {list(batch.shape)} ({batch.dtype}): {error}"
+    dtypes = {str(value.dtype) for value in state.values() if value.is_floating_point()}
+    if len(dtypes) > 1:
+        return f"{text}; its parameters have dtypes {', '.join(sorted(dtypes))}: pass dtype= to convert all of them"
+    layers = model.modules() if isinstance(model, nn.Module) else iter(())
+    known = (layer for layer in layers if isinstance(layer, nn.Linear | nn.Embedding | _ConvNd))
+    first = next(known, None)
+    if first is None:
+        return text
+    if isinstance(first, nn.Embedding):
+        if batch.is_floating_point():
+            text += f"; its first layer is {first}, which wants integer tokens"
+        elif int(batch.max()) >= first.num_embeddings:
+            text += f"; the largest token is {int(batch.max())}, its table holds {first.num_embeddings}"
+    elif not batch.is_floating_point():
+        text += "; convert the inputs to floats first (for bytes: divide by 255)"
+    elif isinstance(first, nn.Linear):
+        size = batch[0].numel()
+        if batch.shape[-1] != first.in_features:
+            text += f"; its first linear layer wants {first.in_features} features, a sample has {size}"
+            if size == first.in_features:
+                text += ": put nn.Flatten() in front"
+    elif batch.ndim != len(first.kernel_size) + 2 or batch.shape[1] != first.in_channels:
+        sizes = ("length",) if len(first.kernel_size) == 1 else ("depth", "rows", "columns")[-len(first.kernel_size) :]
+        text += f"; its first convolution wants [n, {', '.join([str(first.in_channels), *sizes])}]"
+    return text
+
+
+def model_hash(model: nn.Module) -> str:
+    """Hash a model's state: SHA-256 over names, shapes, dtypes and bytes of parameters and persistent buffers.
+
+    The order of registration, the device and the class do not enter.
+
+    Args:
+        model: The model.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ArchitectureError: No module, or parameters without values.
+
+    Example:
+        >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> model_hash(a) == model_hash(b)
+        False
+        >>> _ = b.load_state_dict(a.state_dict())
+        >>> model_hash(a) == model_hash(b)
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise ArchitectureError(f"model is {model!r}; wanted a torch.nn.Module, a function has no weights to hash")
+    state = sorted((name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor))
+    for name, value in state:
+        _need_values(name, value)
+    return hash_tensors(state)

@@ -1,0 +1,133 @@
+"""What every unit of a layer does over the whole box: a P1 function plus two radii.
+
+For each unit, ``value`` holds nodal values of a P1 function on the Kuhn mesh, and at every h of the box
+
+    |x(h) − I[value](h)| ≤ I[error](h) + kink,
+
+where x(h) is the number the network computes in its dtype, in whatever order it sums, I is P1 interpolation, ``error``
+bounds rounding (of the network and of this verifier) and ``kink`` bounds the change of sign inside a cell (0 when every
+pre-activation keeps its sign on every cell). Rows that are zero almost everywhere (hats) are kept sparse.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from landform.mesh import Mesh
+
+
+@dataclass
+class Field:
+    """Values and radii of the units of a layer over all nodes.
+
+    Args:
+        mesh: The mesh.
+        dense_rows: Indices of the units kept dense; ``value`` and ``error`` are ``[dense, nodes]``.
+        value: Nodal values of the dense units.
+        error: Nodal bounds of the dense units.
+        sparse_rows: Indices of the units kept sparse.
+        sparse_value: Their values, CSR ``[sparse, nodes]``.
+        sparse_error: Their bounds.
+        kink: Radius of each unit, ``[units]``.
+    """
+
+    mesh: Mesh
+    dense_rows: np.ndarray
+    value: np.ndarray
+    error: np.ndarray
+    sparse_rows: np.ndarray
+    sparse_value: sp.csr_matrix
+    sparse_error: sp.csr_matrix
+    kink: np.ndarray
+
+    @classmethod
+    def dense(cls, mesh: Mesh, value: np.ndarray, error: np.ndarray, kink: np.ndarray) -> "Field":
+        """Return a field with dense rows only."""
+        empty = sp.csr_matrix((0, mesh.n_nodes))
+        return cls(mesh, np.arange(len(value)), value, error, np.zeros(0, dtype=int), empty, empty, kink)
+
+    def times(self, weight: sp.csr_matrix, what: str) -> np.ndarray:
+        """Return ``weight @ rows`` as a dense array ``[rows of weight, nodes]``; ``what`` is value, error or active."""
+        dense, sparse = {
+            "value": (self.value, self.sparse_value),
+            "magnitude": (self.value, self.sparse_value),
+            "error": (self.error, self.sparse_error),
+        }[what]
+        out = product(weight[:, self.dense_rows], np.abs(dense) if what == "magnitude" else dense)
+        if len(self.sparse_rows):
+            sparse = abs(sparse) if what == "magnitude" else sparse
+            out += (weight[:, self.sparse_rows] @ sparse).toarray()
+        return out
+
+    def active_terms(self, weight: sp.csr_matrix) -> np.ndarray:
+        """Return how many terms of each row may be non-zero in the cells around each node, ``[rows, nodes]``."""
+        pattern = weight.astype(np.float32)
+        pattern.data = np.ones_like(pattern.data)
+        active = dilate(self.mesh, (self.value != 0) | (self.error != 0)).astype(np.float32)
+        out = product(pattern[:, self.dense_rows], active).astype(np.float64)
+        if len(self.sparse_rows):
+            nonzero = (abs(self.sparse_value) + self.sparse_error) != 0
+            counts = (pattern[:, self.sparse_rows] @ nonzero.astype(np.float32)).toarray()
+            out += star_sum(self.mesh, counts)
+        return out
+
+
+def product(weight: sp.csr_matrix, dense: np.ndarray) -> np.ndarray:
+    """Multiply by BLAS when the weight is dense enough for it to pay, else by SciPy."""
+    if weight.nnz > 0.05 * weight.shape[0] * max(weight.shape[1], 1):
+        out: np.ndarray = weight.toarray() @ dense
+    else:
+        out = np.asarray(weight @ dense)
+    return out
+
+
+def shifts(mesh: Mesh) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Return (from, to) slices of a nodal array ``[rows, *shape]`` for every edge direction of the mesh."""
+    out = []
+    for code in range(1, 1 << mesh.z):
+        subset = [bool(code >> k & 1) for k in range(mesh.z)]
+        start = tuple(slice(None, -1) if s else slice(None) for s in subset)
+        end = tuple(slice(1, None) if s else slice(None) for s in subset)
+        out.append(((slice(None), *start), (slice(None), *end)))
+    return out
+
+
+def dilate(mesh: Mesh, mask: np.ndarray) -> np.ndarray:
+    """Spread a nodal mask ``[rows, nodes]`` to all nodes that share a cell with a marked one."""
+    grid = mask.reshape(len(mask), *mesh.shape)
+    out = grid.copy()
+    for start, end in shifts(mesh):
+        out[start] |= grid[end]
+        out[end] |= grid[start]
+    return out.reshape(mask.shape)
+
+
+def star_sum(mesh: Mesh, counts: np.ndarray) -> np.ndarray:
+    """Sum a nodal array ``[rows, nodes]`` over each node and its neighbours."""
+    grid = counts.reshape(len(counts), *mesh.shape)
+    out = grid.copy()
+    for start, end in shifts(mesh):
+        out[start] += grid[end]
+        out[end] += grid[start]
+    return out.reshape(counts.shape)
+
+
+def sign_changes(mesh: Mesh, value: np.ndarray) -> np.ndarray:
+    """Return, for each row, the largest min(max v⁺, max v⁻) over the cells: how far relu(v) is from P1.
+
+    On a simplex, 0 ≤ I[relu(v)] − relu(v) ≤ min(max v⁺, max v⁻); the vertices that attain both maxima share an edge.
+    """
+    grid = value.reshape(len(value), *mesh.shape)
+    worst = np.zeros(len(value))
+    mixed = (grid.reshape(len(value), -1).min(axis=1) < 0) & (grid.reshape(len(value), -1).max(axis=1) > 0)
+    if not mixed.any():
+        return worst
+    part = grid[mixed]
+    found = np.zeros(len(part))
+    for start, end in shifts(mesh):
+        a, b = part[start], part[end]
+        change = np.minimum(np.maximum(a, b), -np.minimum(a, b))
+        found = np.maximum(found, change.reshape(len(part), -1).max(axis=1))
+    worst[mixed] = np.maximum(found, 0.0)
+    return worst

@@ -1,0 +1,130 @@
+"""Read a saved network as the verifier sees it: sparse affine maps and activations, nothing else.
+
+The verifier is given weights, not the program that made them. Units that no later layer reads are dropped first, so a
+changed dead weight changes nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from landform.errors import InputError
+from landform.imprint.lower.chain import Chain
+from landform.subspace import Subspace
+
+NORM_ROUNDINGS = 8.0  # roundings of x·(γ/√(var + eps)) + (β − mean·γ/√(var + eps)) in eval mode, with the root's own
+
+
+@dataclass(frozen=True)
+class Step:
+    """One affine map and activation, x ↦ act(W x + b), with W and b exactly as stored (widened to float64).
+
+    Args:
+        weight: W, sparse, ``[units, inputs]``.
+        bias: b, ``[units]``.
+        slope: Slope of the activation left of 0; 1 for none.
+        roundings: Extra roundings a unit may suffer (normalisation), in units of |W||x| + |b|.
+        stage: Index of the hidden stage it belongs to; −1 for the heads.
+    """
+
+    weight: sp.csr_matrix
+    bias: np.ndarray
+    slope: float
+    roundings: float
+    stage: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """The steps from h to the last hidden layer, and the heads' maps."""
+
+    steps: tuple[Step, ...]
+    heads: tuple[Step, ...]
+    dtype: torch.dtype
+    unit_roundoff: float
+
+
+def read_network(chain: Chain, subspace: Subspace, buffers: Mapping[str, Tensor], model: nn.Module) -> Network:
+    """Read the maps from a chain's saved parameters.
+
+    Args:
+        chain: The traced network (architecture only).
+        subspace: Origin and directions as saved.
+        buffers: BatchNorm statistics by name.
+        model: For the eps of BatchNorms.
+
+    Returns:
+        The network restricted to the subspace, dead units dropped.
+
+    Raises:
+        InputError: If a direction moves anything but the first layer's bias, or the first layer reads its input.
+    """
+    first = chain.stages[0].linear
+    if set(subspace.moved) != {f"{first}.bias"}:
+        raise InputError(f"the directions move {', '.join(subspace.moved)}; the proof covers '{first}.bias' alone")
+    if bool((subspace.origin[f"{first}.weight"] != 0).any()):
+        raise InputError(f"'{first}.weight' is not zero everywhere, so the output depends on the input")
+    origin = subspace.origin
+    steps: list[Step] = []
+    modules = dict(model.named_modules())
+    for number, stage in enumerate(chain.stages):
+        bias = _exact(origin[f"{stage.linear}.bias"])
+        if number == 0:
+            columns = [_exact(direction[f"{first}.bias"]) for direction in subspace.directions]
+            weight = sp.csr_matrix(np.stack(columns, axis=1))
+        else:
+            weight = _sparse(origin[f"{stage.linear}.weight"])
+        slope = stage.slope if not stage.before else 1.0
+        steps.append(Step(weight, bias, slope, 0.0, number))
+        for position, name in enumerate(stage.before):
+            last = position == len(stage.before) - 1
+            steps.append(_norm(origin, buffers, name, modules[name], stage.slope if last else 1.0, number))
+        steps += [_norm(origin, buffers, name, modules[name], 1.0, number) for name in stage.after]
+    heads = [
+        Step(_sparse(origin[f"{h.linear}.weight"]), _exact(origin[f"{h.linear}.bias"]), 1.0, 0.0, -1) for h in chain.heads
+    ]
+    dtype = origin[f"{first}.bias"].dtype
+    roundoff = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}[dtype]
+    return Network(*_without_dead_units(steps, heads), dtype, roundoff)
+
+
+def _exact(tensor: Tensor) -> np.ndarray:
+    out: np.ndarray = tensor.detach().double().numpy()
+    return out
+
+
+def _sparse(tensor: Tensor) -> sp.csr_matrix:
+    """Convert a dense weight, most of whose entries are zero, to float64 CSR."""
+    dense = tensor.detach()
+    rows, columns = dense.nonzero(as_tuple=True)
+    return sp.csr_matrix(
+        (dense[rows, columns].double().numpy(), (rows.numpy(), columns.numpy())), shape=tuple(dense.shape)
+    )
+
+
+def _norm(
+    origin: Mapping[str, Tensor], buffers: Mapping[str, Tensor], name: str, norm: nn.Module, slope: float, stage: int
+) -> Step:
+    assert isinstance(norm, nn.BatchNorm1d)
+    mean, variance = _exact(buffers[f"{name}.running_mean"]), _exact(buffers[f"{name}.running_var"])
+    gain = _exact(origin[f"{name}.weight"]) / np.sqrt(variance + norm.eps)
+    return Step(sp.diags(gain).tocsr(), _exact(origin[f"{name}.bias"]) - mean * gain, slope, NORM_ROUNDINGS, stage)
+
+
+def _without_dead_units(steps: list[Step], heads: list[Step]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Drop units that nothing reads, from the heads backwards."""
+    live = np.unique(np.concatenate([head.weight.indices[head.weight.data != 0] for head in heads]))
+    kept_heads = tuple(Step(h.weight[:, live], h.bias, h.slope, h.roundings, h.stage) for h in heads)
+    out: list[Step] = []
+    for step in reversed(steps):
+        weight = step.weight[live]
+        bias = step.bias[live]
+        below = np.unique(weight.indices[weight.data != 0])
+        columns = below if step is not steps[0] else np.arange(weight.shape[1])
+        out.append(Step(weight[:, columns].tocsr(), bias, step.slope, step.roundings, step.stage))
+        live = below
+    return tuple(reversed(out)), kept_heads

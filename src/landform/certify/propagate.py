@@ -1,0 +1,312 @@
+"""Propagate a `Field` through affine maps and activations, soundly, for any order of summation.
+
+Rounding of one dot product of k non-zero terms, summed in any order, fused or not: the last addition errs by at most
+u·|result|, each of the k − 2 before it by u·P, where P = max(sum of positive terms, sum of negative terms) bounds every
+partial sum; a product by a power of two is exact, any other errs by u·|w·x|; adding an exact zero is exact. The
+verifier's own float64 arithmetic is bounded by the same rule, more coarsely. All arrays are bounds at nodes that hold
+over the cells by interpolation, since every ingredient is convex there.
+"""
+
+import numpy as np
+import scipy.sparse as sp
+
+from landform.certify.field import Field, dilate, sign_changes
+from landform.certify.network import Step
+from landform.mesh import Mesh
+
+U64 = 2.0**-53
+SLACK = 1.01  # second-order terms: k·u < 0.001 for every k that occurs
+TINY = 2.0**-1070  # one underflow a term, and more
+BLOCK = 1 << 23  # entries of a dense block: 64 MB
+FEW = 16  # rows with at most this many terms may take the sparse way
+TILE = 8  # nodes along an axis of a screening tile
+
+
+def inject(mesh: Mesh, step: Step, roundoff: float) -> tuple[Field, np.ndarray]:
+    """Return the field of the first layer, and what its units are multiplied by.
+
+    Nodes i/n are no floats unless n is a power of two. Registers that are one coordinate are therefore kept as the
+    integer n·h and the next map's column is divided by n instead, which is exact for the weights that occur.
+    """
+    index = mesh.indices().numpy().astype(float).T
+    cells = np.array(mesh.cells, dtype=float)
+    rows = step.weight.toarray()
+    plain = (np.count_nonzero(rows, axis=1) == 1) & (step.bias == 0) & (rows.max(axis=1, initial=0) == 1)
+    scale = np.where(plain, cells[rows.argmax(axis=1)], 1.0)
+    scaled = sp.csr_matrix(rows * scale[:, None] / cells)
+    start = Field.dense(mesh, index, np.zeros_like(index), np.zeros(mesh.z))
+    return propagate(start, Step(scaled, step.bias, step.slope, step.roundings, step.stage), roundoff), scale
+
+
+def propagate(field: Field, step: Step, roundoff: float) -> Field:
+    """Push a field through one map and its activation."""
+    mesh, units = field.mesh, step.weight.shape[0]
+    kink = np.asarray(abs(step.weight) @ field.kink)
+    terms = np.diff(step.weight.indptr)
+    nodes = mesh.n_nodes
+    few = (terms <= FEW) & _reads_dense(field, step.weight) & (step.slope == 0.0)
+    sparse_rows = np.zeros(0, dtype=int)
+    sparse: tuple[sp.csr_matrix, sp.csr_matrix] | None = None
+    if few.sum() * nodes > BLOCK:
+        candidates = np.flatnonzero(few)
+        pairs = _active_pairs(field, step, candidates, kink, roundoff)
+        if pairs is not None:
+            sparse_rows = candidates
+            sparse = _sparse_rows(field, step, candidates, pairs, kink, roundoff)
+    dense_rows = np.setdiff1d(np.arange(units), sparse_rows)
+    value, error = np.empty((len(dense_rows), nodes)), np.empty((len(dense_rows), nodes))
+    size = max(1, BLOCK // nodes)
+    for start in range(0, len(dense_rows), size):
+        rows = dense_rows[start : start + size]
+        pre, bound = affine(field, step, rows, roundoff)
+        lifted = _lifted(field, step, rows) if step.slope == 0.0 else None
+        value[start : start + size], error[start : start + size], kink[rows] = _activate(
+            mesh, pre, bound, kink[rows], lifted, step.slope, roundoff
+        )
+    empty = sp.csr_matrix((0, nodes))
+    sparse_value, sparse_error = sparse if sparse is not None else (empty, empty)
+    return Field(mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink)
+
+
+def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return nodal pre-activations of some rows and the bound of their errors, ``[rows, nodes]`` each."""
+    weight, bias = step.weight[rows], step.bias[rows]
+    positive, negative = weight.maximum(0).tocsr(), (-weight).maximum(0).tocsr()
+    if field.value.size and field.value.min() < 0:  # values of either sign: bound partial sums by magnitudes
+        pre = field.times(weight, "value") + bias[:, None]
+        partial = field.times(abs(weight), "magnitude") + np.abs(bias)[:, None]
+    else:
+        up = field.times(positive, "value") + np.maximum(bias, 0)[:, None]
+        down = field.times(negative, "value") + np.maximum(-bias, 0)[:, None]
+        pre, partial = up - down, np.maximum(up, down)
+    carried = field.times(abs(weight), "error")
+    terms = (np.diff(weight.indptr) + (bias != 0))[:, None].astype(float)
+    if terms.max(initial=0) > 4 * FEW:
+        terms = np.minimum(terms, field.active_terms(weight) + (bias != 0)[:, None])
+    inexact = weight.copy()
+    inexact.data = np.where(np.frexp(np.abs(weight.data))[0] == 0.5, 0.0, np.abs(weight.data))
+    inexact.eliminate_zeros()
+    products = field.times(inexact, "magnitude") if inexact.nnz else 0.0
+    bound = rounding(pre, partial, carried, products, terms, step.roundings, roundoff)
+    return pre, bound
+
+
+def rounding(
+    pre: np.ndarray,
+    partial: np.ndarray,
+    carried: np.ndarray,
+    products: np.ndarray | float,
+    terms: np.ndarray,
+    extra: float,
+    roundoff: float,
+) -> np.ndarray:
+    """Bound the error of dot products (see the module's text)."""
+    partial = partial + carried
+    own = (terms >= 2) * np.abs(pre) + np.maximum(terms - 2, 0) * partial + products + extra * partial
+    return SLACK * (roundoff * own + U64 * (terms + 3) * partial + carried) + TINY * (partial > 0)
+
+
+def _lifted(field: Field, step: Step, rows: np.ndarray) -> np.ndarray | None:
+    """Return where some positive term may be non-zero, ``[rows, nodes]``; None where inputs may be negative.
+
+    Inputs are ≥ 0 as computed, so without a positive term the computed pre-activation is ≤ 0, whatever the rounding.
+    """
+    if field.value.size and field.value.min() < 0:
+        return None
+    positive, bias = step.weight[rows].maximum(0).tocsr(), step.bias[rows]
+    if (bias > 0).all():
+        return None
+    reach = field.times(positive, "value") + field.times(positive, "error") + np.asarray(positive @ field.kink)[:, None]
+    lifted: np.ndarray = reach + np.maximum(bias, 0)[:, None] > 0
+    return lifted
+
+
+def _activate(
+    mesh: Mesh,
+    pre: np.ndarray,
+    bound: np.ndarray,
+    kink: np.ndarray,
+    lifted: np.ndarray | None,
+    slope: float,
+    roundoff: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Apply the activation to nodal values; errors survive only in cells where the unit may be on."""
+    if slope == 1.0:
+        return pre, bound, kink
+    kink = kink + (1 - slope) * sign_changes(mesh, pre)
+    if slope == 0.0:
+        off = ~dilate(mesh, pre + bound + kink[:, None] > 0)
+        if lifted is not None:
+            off |= ~dilate(mesh, lifted)
+        bound[off] = 0.0
+        return np.maximum(pre, 0.0), bound, kink
+    bound = bound + SLACK * (roundoff + U64) * slope * np.abs(pre)
+    return np.where(pre > 0, pre, slope * pre), bound, kink
+
+
+def _reads_dense(field: Field, weight: sp.csr_matrix) -> np.ndarray:
+    """Return which rows read dense units only."""
+    if not len(field.sparse_rows):
+        return np.ones(weight.shape[0], dtype=bool)
+    out: np.ndarray = np.diff(weight[:, field.sparse_rows].indptr) == 0
+    return out
+
+
+def _active_pairs(
+    field: Field, step: Step, rows: np.ndarray, kink: np.ndarray, roundoff: float
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return (row, node) pairs that may be on, found tile by tile; None if they are not few.
+
+    The largest value on a tile is at most W⁺·max x − W⁻·min x + b, an interval bound that is cheap for all rows at once.
+    """
+    mesh = field.mesh
+    tiles, members = _tiles(mesh)
+    high = np.maximum.reduceat(field.value[:, tiles], members, axis=1)
+    low = np.minimum.reduceat(field.value[:, tiles], members, axis=1)
+    fuzz = np.maximum.reduceat(field.error[:, tiles], members, axis=1)
+    weight, bias = step.weight[rows][:, field.dense_rows], step.bias[rows]
+    positive, negative = weight.maximum(0).tocsr(), (-weight).maximum(0).tocsr()
+    terms = np.diff(weight.indptr) + 2 + step.roundings
+    factor = SLACK * (roundoff * (terms + 1) + U64 * (terms + 3))
+    ends = np.append(members[1:], len(tiles))
+    found_rows, found_nodes, total = [], [], 0
+    size = max(1, BLOCK // len(members))
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        up = positive[part] @ high + np.maximum(bias[part], 0)[:, None]
+        down = negative[part] @ low + np.maximum(-bias[part], 0)[:, None]
+        partial = np.maximum(up, negative[part] @ high + np.maximum(-bias[part], 0)[:, None])
+        error = factor[part][:, None] * partial + SLACK * ((positive[part] + negative[part]) @ fuzz)
+        row, tile = np.nonzero(up - down + error + kink[rows[part]][:, None] > 0)
+        length = ends[tile] - members[tile]
+        total += int(length.sum())
+        if total > 0.3 * len(rows) * mesh.n_nodes:
+            return None
+        offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        found_rows.append(np.repeat(row + start, length))
+        found_nodes.append(tiles[np.repeat(members[tile], length) + offset])
+    return np.concatenate(found_rows), np.concatenate(found_nodes)
+
+
+def _tiles(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nodes ordered by tile, and where each tile begins."""
+    label = np.zeros(mesh.n_nodes, dtype=int)
+    for k in range(mesh.z):
+        label = label * (mesh.shape[k] // TILE + 1) + mesh.indices()[:, k].numpy() // TILE
+    order = np.argsort(label, kind="stable")
+    return order, np.flatnonzero(np.diff(label[order], prepend=-1))
+
+
+def _sparse_rows(
+    field: Field,
+    step: Step,
+    rows: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray],
+    kink: np.ndarray,
+    roundoff: float,
+) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Compute the ReLU of rows with few terms at the pairs where they may be on; updates ``kink`` of these rows."""
+    mesh = field.mesh
+    row, node = pairs
+    gather = _Gather(field, step, rows)
+    pre, bound, lifted = gather.bounds(row, node, step.roundings, roundoff)
+    keep = (pre + bound + kink[rows[row]] > 0) & lifted
+    row, node = _with_neighbours(mesh, row[keep], node[keep])
+    pre, bound, lifted = gather.bounds(row, node, step.roundings, roundoff)
+    alive = np.ones(len(row), dtype=bool)
+    for mask in (pre + bound + kink[rows[row]] > 0, lifted):
+        alive &= _contains(_key(mesh, *_with_neighbours(mesh, row[mask], node[mask])), _key(mesh, row, node))
+    kink[rows] += _sparse_sign_changes(mesh, gather, row, node, pre, len(rows))
+    shape, on = (len(rows), mesh.n_nodes), pre > 0
+    value = sp.csr_matrix((pre[on], (row[on], node[on])), shape=shape)
+    error = sp.csr_matrix((bound[alive], (row[alive], node[alive])), shape=shape)
+    return value, error
+
+
+def _contains(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Return which keys occur in an ascending array."""
+    if not len(ordered):
+        return np.zeros(len(keys), dtype=bool)
+    found: np.ndarray = ordered[np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)] == keys
+    return found
+
+
+def _key(mesh: Mesh, row: np.ndarray, node: np.ndarray) -> np.ndarray:
+    return row * mesh.n_nodes + node
+
+
+class _Gather:
+    """Evaluates rows with few terms at chosen (row, node) pairs."""
+
+    def __init__(self, field: Field, step: Step, rows: np.ndarray) -> None:
+        weight = step.weight[rows][:, field.dense_rows].tocsr()
+        count = np.diff(weight.indptr)
+        slots = int(count.max(initial=1))
+        self.column = np.zeros((len(rows), slots), dtype=int)
+        self.weight = np.zeros((len(rows), slots))
+        owner = np.repeat(np.arange(len(rows)), count)
+        position = np.arange(len(owner)) - np.repeat(weight.indptr[:-1], count)
+        self.column[owner, position], self.weight[owner, position] = weight.indices, weight.data
+        self.bias, self.field = step.bias[rows], field
+        self.kink = field.kink[field.dense_rows]
+        self.terms = count + (self.bias != 0)
+
+    def values(self, row: np.ndarray, node: np.ndarray) -> np.ndarray:
+        """Return W x + b at the pairs."""
+        out: np.ndarray = self.bias[row].copy()
+        for slot in range(self.column.shape[1]):
+            out += self.weight[row, slot] * self.field.value[self.column[row, slot], node]
+        return out
+
+    def bounds(
+        self, row: np.ndarray, node: np.ndarray, extra: float, roundoff: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return values, error bounds, and where some positive term may be non-zero, at the pairs."""
+        up, down = np.maximum(self.bias[row], 0), np.maximum(-self.bias[row], 0)
+        carried, products, reach = np.zeros(len(row)), np.zeros(len(row)), np.zeros(len(row))
+        for slot in range(self.column.shape[1]):
+            weight, column = self.weight[row, slot], self.column[row, slot]
+            term = weight * self.field.value[column, node]
+            up, down = up + np.maximum(term, 0), down + np.maximum(-term, 0)
+            error = np.abs(weight) * self.field.error[column, node]
+            carried += error
+            reach += np.where(weight > 0, np.abs(weight) * self.kink[column] + error, 0.0)
+            products += np.where(np.frexp(np.abs(weight))[0] == 0.5, 0.0, np.abs(term))
+        terms = self.terms[row].astype(float)
+        pre = up - down
+        bound = rounding(pre, np.maximum(up, down), carried, products, terms, extra, roundoff)
+        return pre, bound, up + reach > 0
+
+
+def _with_neighbours(mesh: Mesh, row: np.ndarray, node: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs and all pairs of the same row one edge away, each once."""
+    index = np.stack(np.unravel_index(node, mesh.shape), axis=1)
+    keys = [row * mesh.n_nodes + node]
+    for step in _edge_steps(mesh):
+        moved = index + step
+        inside = ((moved >= 0) & (moved < np.array(mesh.shape))).all(axis=1)
+        keys.append(row[inside] * mesh.n_nodes + moved[inside] @ np.array(mesh.strides))
+    unique = np.sort(np.concatenate(keys))  # np.unique hashes, which is far slower here
+    unique = unique[np.append(True, unique[1:] != unique[:-1])]
+    return unique // mesh.n_nodes, unique % mesh.n_nodes
+
+
+def _edge_steps(mesh: Mesh) -> list[np.ndarray]:
+    steps = [np.array([code >> k & 1 for k in range(mesh.z)]) for code in range(1, 1 << mesh.z)]
+    return [sign * step for step in steps for sign in (1, -1)]
+
+
+def _sparse_sign_changes(
+    mesh: Mesh, gather: _Gather, row: np.ndarray, node: np.ndarray, pre: np.ndarray, rows: int
+) -> np.ndarray:
+    """Return `sign_changes` of rows given at few pairs: only edges that start at a positive value matter."""
+    worst = np.zeros(rows)
+    positive = pre > 0
+    row, node, pre = row[positive], node[positive], pre[positive]
+    index = np.stack(np.unravel_index(node, mesh.shape), axis=1)
+    for step in _edge_steps(mesh):
+        moved = index + step
+        inside = ((moved >= 0) & (moved < np.array(mesh.shape))).all(axis=1)
+        other = gather.values(row[inside], moved[inside] @ np.array(mesh.strides))
+        np.maximum.at(worst, row[inside], np.maximum(np.minimum(pre[inside], -other), 0.0))
+    return worst

@@ -1,0 +1,259 @@
+"""Prove the bound from saved weights and label statistics alone.
+
+The verifier follows the network over the Kuhn mesh (`propagate`), reads off the pattern register, follows ψ as a
+function of one number (`curve`) and bounds the loss on every segment by convexity. It trusts no bookkeeping: a wrong
+hint about where ψ begins can only make the proof fail.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from landform.certify import curve as one
+from landform.certify.field import Field
+from landform.certify.network import Network, Step
+from landform.certify.propagate import affine, inject, propagate
+from landform.mesh import Mesh
+from landform.response import AbstractResponse
+
+MAX_ENTRIES = 1 << 29  # 4 GB of nodal values in one layer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of the bound of one head, in loss units."""
+
+    register: float
+    curve: float
+    rounding: float
+
+    @property
+    def total(self) -> float:
+        """Their sum, rounded up."""
+        return math.nextafter((self.register + self.curve + self.rounding) * (1 + 1e-12), math.inf)
+
+
+class ProofFailed(Exception):
+    """The weights do not have the form that the proof covers; the message says where."""
+
+
+def prove(
+    network: Network,
+    values: np.ndarray,
+    mesh: Mesh,
+    responses: Sequence[AbstractResponse],
+    bounds: tuple[float, float],
+    spline_stage: int | None,
+) -> list[Parts]:
+    """Bound |L(h) − T(h)| for every head over the whole box.
+
+    Args:
+        network: What the verifier reads from the saved weights.
+        values: Nodal values of the pattern, ``[nodes, channels]``.
+        mesh: Its mesh.
+        responses: One response a head.
+        bounds: (lo, hi) of the range.
+        spline_stage: Hidden stage at which ψ begins, or None for the direct form.
+
+    Returns:
+        The parts of each head.
+
+    Raises:
+        ProofFailed: If the weights have another form.
+
+    Cost:
+        About two sparse products and a few passes over ``units × nodes`` numbers a layer; rows that are zero almost
+        everywhere (hats) are followed only where they are not.
+    """
+    first, rest = network.steps[0], network.steps[1:]
+    field, scale = inject(mesh, first, network.unit_roundoff)
+    if rest:
+        head_step = rest[0]
+        scaled = Step(
+            (head_step.weight @ sp.diags(1 / scale)).tocsr(),
+            head_step.bias,
+            head_step.slope,
+            head_step.roundings,
+            head_step.stage,
+        )
+        rest = (scaled, *rest[1:])
+    before = [step for step in rest if spline_stage is None or step.stage < spline_stage]
+    after = rest[len(before) :]
+    for step in before:
+        if step.weight.shape[0] * mesh.n_nodes > MAX_ENTRIES and np.diff(step.weight.indptr).max() > 16:
+            raise ProofFailed(
+                f"a layer of {step.weight.shape[0]} units over {mesh.n_nodes:,} nodes is too large to follow"
+            )
+        field = propagate(field, step, network.unit_roundoff)
+    lo, hi = bounds
+    out = []
+    for number, response in enumerate(responses):
+        head = network.heads[number]
+        row, loss = moving_output(head, response, number)
+        column = values[:, min(number, values.shape[1] - 1)]
+        if spline_stage is None or not after:
+            out.append(_direct(field, head, row, loss, column, lo, hi, network.unit_roundoff))
+        else:
+            out.append(_bent(field, after, head, row, loss, column, lo, hi, network.unit_roundoff))
+    return out
+
+
+def moving_output(head: Step, response: AbstractResponse, number: int) -> tuple[int, one.Loss]:
+    """Return the one output that moves, and the loss as a function of how far it is from its constant."""
+    moving = np.flatnonzero(np.diff(head.weight.indptr))
+    ray = int(response.ray.abs().argmax())
+    others = [int(r) for r in moving if r != ray]
+    if others:
+        raise ProofFailed(f"head {number}: output {others[0]} depends on h, only output {ray} may")
+    constant = torch.from_numpy(head.bias.copy())
+
+    def loss(s: np.ndarray) -> np.ndarray:
+        outputs = constant.expand(len(s), -1).clone()
+        outputs[:, ray] = torch.from_numpy(s)
+        value: np.ndarray = response.loss(outputs).numpy()
+        return value
+
+    return ray, loss
+
+
+def _direct(
+    field: Field,
+    head: Step,
+    row: int,
+    loss: one.Loss,
+    values: np.ndarray,
+    lo: float,
+    hi: float,
+    roundoff: float,
+) -> Parts:
+    """Bound the direct form: on an edge of the mesh s and t are affine, and the worst of a cell is on an edge.
+
+    For a fixed s the target is affine on a slice of the simplex, whose vertices lie on edges.
+    """
+    output, error = affine(field, head, np.array([row]), roundoff)
+    kink = float((abs(head.weight[row]) @ field.kink)[0])
+    edges = field.mesh.edges().numpy()
+    a, b = edges.T
+    target = lo + (hi - lo) * values
+    still = np.zeros(len(a))
+    exact = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], still)
+    kinked = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], still + kink) if kink else exact
+    radius = np.maximum(error[0, a], error[0, b]) + kink
+    total = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], radius)
+    return Parts(max(kinked - exact, 0.0), exact, max(total - kinked, 0.0))
+
+
+def _bent(
+    field: Field,
+    steps: Sequence[Step],
+    head: Step,
+    row: int,
+    loss: one.Loss,
+    values: np.ndarray,
+    lo: float,
+    hi: float,
+    roundoff: float,
+) -> Parts:
+    """Bound the form with ψ: pattern register, then a curve."""
+    chosen = units_feeding(steps, head, row)
+    first = steps[0]
+    base, sign = shared_register(first, chosen[0])
+    bias = first.bias[chosen[0]]
+    read = Step(base, np.array([np.abs(bias).max(initial=0.0)]), 1.0, first.roundings, first.stage)
+    shifted, error = affine(field, read, np.array([0]), roundoff)
+    register = shifted[0] - read.bias[0]
+    kink = float((abs(base) @ field.kink)[0])
+    if np.dot(register - register.mean(), values - values.mean()) < 0:
+        register, sign = -register, -sign
+    difference = register - values  # the register may carry an offset, which ψ's biases take away again
+    shift = float(difference.max() + difference.min()) / 2
+    away = float(np.abs(difference - shift).max()) + kink + 2.0**-52 * (1 + abs(shift))
+    # partial sums with a bias of either sign stay below |register| + |bias|, of which the read counts all but this
+    noise = float(error.max()) + 4 * roundoff * float(np.abs(register).max(initial=0.0))
+    span = (float(register.min()) - kink, float(register.max()) + kink)
+    return follow_curve(steps, chosen, sign, span, shift, away, noise, head, row, loss, (lo, hi), roundoff)
+
+
+def follow_curve(
+    steps: Sequence[Step],
+    chosen: Sequence[np.ndarray],
+    sign: np.ndarray,
+    span: tuple[float, float],
+    shift: float,
+    away: float,
+    noise: float,
+    head: Step,
+    row: int,
+    loss: one.Loss,
+    bounds: tuple[float, float],
+    roundoff: float,
+) -> Parts:
+    """Follow ψ over the span of the register, once in exact arithmetic and once with rounding.
+
+    Args:
+        steps: The steps from ψ's first layer on.
+        chosen: The units of each step that reach the output.
+        sign: Sign with which each first unit reads the register.
+        span: Least and greatest value of the register.
+        shift: Constant by which the register exceeds the pattern.
+        away: sup |register − shift − pattern|.
+        noise: Bound of the rounding of the first units' pre-activations.
+        head: The output map.
+        row: The output that moves.
+        loss: The loss as a function of that output.
+        bounds: (lo, hi) of the range.
+        roundoff: Unit roundoff of the network's dtype.
+
+    Returns:
+        The parts of the bound.
+    """
+    lo, hi = bounds
+    low, high = span[0], max(span[1], span[0] + 1e-12)
+    first, bias = steps[0], steps[0].bias[chosen[0]]
+    found: list[float] = []
+    for unit, error in ((0.0, 0.0), (roundoff, noise)):
+        followed = one.first_curve(low, high, sign, bias, error, first.slope)
+        for depth, step in enumerate(steps[1:], start=1):
+            weight = step.weight[chosen[depth]][:, chosen[depth - 1]]
+            extra = step.roundings if unit else 0.0
+            followed = one.push(followed, Step(weight, step.bias[chosen[depth]], step.slope, extra, step.stage), unit)
+        last = Step(head.weight[row][:, chosen[-1]], head.bias[[row]], 1.0, 0.0, -1)
+        s, bound = one.affine(followed, last, unit)
+        target = lo + (hi - lo) * (followed.tau - shift)
+        radius = np.maximum(bound[0, :-1], bound[0, 1:]) if unit else np.zeros(len(target) - 1)
+        found.append(one.deviation(loss, s[0, :-1], s[0, 1:], target[:-1], target[1:], radius))
+    return Parts((hi - lo) * away, found[0], max(found[1] - found[0], 0.0))
+
+
+def units_feeding(steps: Sequence[Step], head: Step, row: int) -> list[np.ndarray]:
+    """Return, for each step, the units that reach one output."""
+    live = np.unique(head.weight[row].indices)
+    out = [live]
+    for step in reversed(steps[1:]):
+        live = np.unique(step.weight[live].indices)
+        out.append(live)
+    return out[::-1]
+
+
+def shared_register(step: Step, rows: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Return the one affine read that all these rows share, and each row's sign."""
+    if not len(rows):
+        raise ProofFailed("the output does not depend on h at all")
+    base: sp.csr_matrix | None = None
+    sign = np.ones(len(rows))
+    for position, row in enumerate(rows):
+        read = step.weight[row]
+        if not read.nnz:
+            raise ProofFailed(f"unit {row} of the response layer reads nothing")
+        if base is None:
+            base = read * np.sign(read.data[0])
+        sign[position] = np.sign(read.data[0]) * np.sign(base.data[0])
+        same = read.nnz == base.nnz and np.array_equal(read.indices, base.indices)
+        if not same or not np.array_equal(read.data, sign[position] * base.data):
+            raise ProofFailed(f"unit {row} of the response layer reads another register than the units before it")
+    assert base is not None
+    return base.tocsr(), sign

@@ -1,0 +1,168 @@
+"""The proof for sums Σ f_i(h_i): every hinge reads one coordinate, so the box is followed axis by axis.
+
+A grid over [0, 1]^100 has no room anywhere; a sum needs only the nodes of each axis. Units that read several
+coordinates may only carry (their pre-activation is ≥ 0 on the box) or be the pattern register itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from landform.certify.network import Network, Step
+from landform.certify.propagate import rounding
+from landform.certify.prove import Parts, ProofFailed, follow_curve, moving_output, shared_register, units_feeding
+from landform.pattern import SumPattern
+from landform.response import AbstractResponse
+
+
+@dataclass
+class AxisField:
+    """Units as Σ_i g_i(h_i): nodal values of each g_i, and two scalar radii a unit.
+
+    Args:
+        value: ``[units, z, nodes]`` for units that read several axes, ``[units, nodes]`` packed otherwise.
+        axis: The one axis a unit reads, −1 for several; units that read none count as axis 0.
+        error: Bound of rounding.
+        kink: Bound of sign changes.
+    """
+
+    single: np.ndarray
+    several: dict[int, np.ndarray]
+    axis: np.ndarray
+    error: np.ndarray
+    kink: np.ndarray
+
+    def size(self) -> np.ndarray:
+        """Return sup |x| of every unit."""
+        out: np.ndarray = np.abs(self.single).max(axis=1, initial=0.0)
+        for unit, parts in self.several.items():
+            out[unit] = max(abs(parts.max(axis=1).sum()), abs(parts.min(axis=1).sum()))
+        return out
+
+
+def prove_sum(
+    network: Network,
+    pattern: SumPattern,
+    responses: Sequence[AbstractResponse],
+    bounds: tuple[float, float],
+    spline_stage: int | None,
+) -> list[Parts]:
+    """Bound |L(h) − T(h)| over the box for a sum; arguments and errors as in `prove.prove`."""
+    if spline_stage is None:
+        raise ProofFailed("a sum is proved with a response curve only")
+    cells = [len(f) - 1 for f in pattern.axes]
+    field, scale = _inject(network.steps[0], cells, network.unit_roundoff)
+    rest = list(network.steps[1:])
+    first = rest[0]
+    scaled = (first.weight @ sp.diags(1 / scale)).tocsr()
+    rest[0] = Step(scaled, first.bias, first.slope, first.roundings, first.stage)
+    before = [step for step in rest if step.stage < spline_stage]
+    after = rest[len(before) :]
+    for step in before:
+        field = _propagate(field, step, network.unit_roundoff)
+    out = []
+    for number, response in enumerate(responses):
+        head = network.heads[number]
+        row, loss = moving_output(head, response, number)
+        chosen = units_feeding(after, head, row)
+        base, sign = shared_register(after[0], chosen[0])
+        bias = np.abs(after[0].bias[chosen[0]]).max(initial=0.0)
+        read = Step(base, np.array([0.0]), 1.0, after[0].roundings, after[0].stage)
+        parts, error = _affine(field, read, network.unit_roundoff, extra_bias=bias)
+        register = parts[0]
+        if register.sum(axis=0)[-1] < 0 and -register.min(axis=1).sum() > register.max(axis=1).sum():
+            register, sign = -register, -sign
+        low, high = float(register.min(axis=1).sum()), float(register.max(axis=1).sum())
+        differences = [register[i, : cells[i] + 1] - f.numpy() for i, f in enumerate(pattern.axes)]
+        most, least = sum(float(d.max()) for d in differences), sum(float(d.min()) for d in differences)
+        shift = (most + least) / 2
+        away = (most - least) / 2
+        kink = float((abs(base) @ field.kink)[0])
+        span = (low - kink, high + kink)
+        away += kink + 2.0**-52 * len(cells)
+        out.append(
+            follow_curve(
+                after, chosen, sign, span, shift, away, float(error[0]), head, row, loss, bounds, network.unit_roundoff
+            )
+        )
+    return out
+
+
+def _inject(step: Step, cells: Sequence[int], roundoff: float) -> tuple[AxisField, np.ndarray]:
+    """Return the first layer's field, coordinates as the integers n·h (see `propagate.inject`)."""
+    width = max(cells) + 1
+    z = len(cells)
+    rows = step.weight.toarray()
+    plain = (np.count_nonzero(rows, axis=1) == 1) & (step.bias == 0) & (rows.max(axis=1, initial=0) == 1)
+    size = np.array(cells, dtype=float)
+    scale = np.where(plain, size[rows.argmax(axis=1)], 1.0)
+    # nodes beyond an axis's own are copies of its last one: they change no minimum and no maximum
+    index = np.minimum(np.arange(width)[None], size[:, None])
+    start = AxisField(index, {}, np.arange(z), np.zeros(z), np.zeros(z))
+    scaled = sp.csr_matrix(rows * scale[:, None] / size)
+    return _propagate(start, Step(scaled, step.bias, step.slope, step.roundings, step.stage), roundoff), scale
+
+
+def _affine(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return pre-activations ``[rows, z, nodes]`` (dense; for few rows) and their scalar error bounds."""
+    weight = step.weight
+    z = int(field.axis.max(initial=0)) + 1
+    for parts in field.several.values():
+        z = max(z, len(parts))
+    out = np.zeros((weight.shape[0], z, field.single.shape[1]))
+    for axis in range(z):
+        units = np.flatnonzero(field.axis == axis)
+        if len(units):
+            out[:, axis] = weight[:, units] @ field.single[units]
+    for unit, parts in field.several.items():
+        out += weight[:, [unit]].toarray()[:, :, None] * parts[None]
+    out[:, 0] += step.bias[:, None]
+    return out, _bound(field, step, roundoff, extra_bias)
+
+
+def _bound(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.0) -> np.ndarray:
+    weight = abs(step.weight)
+    partial = weight @ field.size() + np.abs(step.bias) + extra_bias
+    inexact = weight.copy()
+    inexact.data = np.where(np.frexp(inexact.data)[0] == 0.5, 0.0, inexact.data)
+    terms = np.diff(weight.indptr) + (np.abs(step.bias) + extra_bias > 0)
+    own = np.where(terms >= 2, partial, 0.0)
+    return rounding(own, partial, weight @ field.error, inexact @ field.size(), terms, step.roundings, roundoff)
+
+
+def _propagate(field: AxisField, step: Step, roundoff: float) -> AxisField:
+    weight, units = step.weight, step.weight.shape[0]
+    kink = np.asarray(abs(weight) @ field.kink)
+    error = _bound(field, step, roundoff)
+    reads = sp.csr_matrix((np.ones(weight.nnz), weight.indices, weight.indptr), shape=weight.shape)
+    axes = np.maximum(field.axis, 0)
+    least = np.full(units, np.iinfo(int).max)
+    most = np.full(units, -1)
+    owner = np.repeat(np.arange(units), np.diff(reads.indptr))
+    np.minimum.at(least, owner, axes[reads.indices])
+    np.maximum.at(most, owner, axes[reads.indices])
+    multiple = np.zeros(units, dtype=bool)
+    np.logical_or.at(multiple, owner, (field.axis < 0)[reads.indices])
+    one = (least >= most) & ~multiple
+    plain = weight @ field.single + step.bias[:, None]
+    single = np.where(one[:, None], plain, 0.0)
+    several: dict[int, np.ndarray] = {}
+    many = np.flatnonzero(~one)
+    if len(many):
+        part = Step(weight[many], step.bias[many], step.slope, step.roundings, step.stage)
+        parts, _ = _affine(field, part, roundoff)
+        for unit, value in zip(many, parts, strict=True):
+            several[int(unit)] = value
+    if step.slope < 1.0:
+        left, right = single[:, :-1], single[:, 1:]
+        change = np.minimum(np.maximum(left, right), -np.minimum(left, right)).max(axis=1, initial=0.0)
+        kink = kink + (1 - step.slope) * np.maximum(change, 0.0)
+        off = one & (single.max(axis=1) + error + kink <= 0) & (step.slope == 0.0)
+        error = np.where(off, 0.0, error)
+        single = np.where(single > 0, single, step.slope * single)
+        for unit, value in several.items():
+            kink[unit] += max(0.0, -float(value.min(axis=1).sum()))
+    axis = np.where(one, np.where(most < 0, 0, most), -1)
+    return AxisField(single, several, axis, error, kink)

@@ -1,0 +1,242 @@
+"""Theorem 1 in closed form: an input-independent network whose loss is the pattern.
+
+θ_W = 0 and θ_b = (h_1, …, h_z, 0, …, 0) in the first layer, so the output does not depend on the input; the layers after
+it compute the pattern register and then ψ ≈ ρ⁻¹, and the last layer emits p0 + s·v. Only the label statistics enter
+(Czarnecki et al., arXiv 1912.07559, Theorem 1 and Lemma 1; here the weights are compiled instead of trained).
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from landform.errors import CapacityError, DataError, InputError
+from landform.imprint.build import build_network
+from landform.imprint.imprint import Imprint
+from landform.imprint.lower.chain import Chain, trace
+from landform.imprint.lower.linear import capacities, check_parameters, write
+from landform.pattern import Pattern, SumPattern
+from landform.program.compile import Form, Schedule, compile_pattern
+from landform.program.program import Program
+from landform.response import AbstractResponse, Spline, fit_spline, respond
+from landform.subspace import Subspace
+from landform.task import Task
+
+DEFAULT_EPSILON = 1e-4
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a pattern is compiled into a network (see `landform.imprint`)."""
+
+    range: tuple[float, float] | Literal["auto"] = "auto"
+    epsilon: float | None = None
+    form: Form = "auto"
+    schedule: Schedule = "auto"
+    axis_aligned: bool = True
+    direct: bool | None = None
+    tolerance: float = 0.0
+    convex: bool = False
+
+
+def imprint_constant(
+    pattern: Pattern | SumPattern, task: Task | None, data_task: Task, options: Options, other: object = None
+) -> Imprint:
+    """Compile a pattern into a task's network (or build one when ``task`` has none); see `landform.imprint`."""
+    data = data_task.data
+    model = task.model if task is not None else None
+    if model is not None and not isinstance(model, nn.Module):
+        raise InputError(f"imprint needs a torch.nn.Module, got {type(model).__name__}")
+    chain = trace(model) if model is not None else None
+    if model is not None and chain is not None:
+        check_parameters(model, chain)
+    channels = pattern.channels or 1
+    responses = _responses(data_task, chain, channels, options.convex)
+    bounds = _range(responses, options.range, other, data_task)
+    program, splines, direct = _compile(pattern, responses, bounds, chain, model, options)
+    if model is None:
+        model = build_network(program.widths, data.inputs.shape[1:], [r.n_outputs for r in responses])
+        chain = trace(model)
+    assert chain is not None
+    scale = [float(responses[0].inverse(torch.tensor([bounds[1]], dtype=torch.float64)))] * channels if direct else None
+    best = [r.best.numpy() for r in responses]
+    ray = [r.ray.numpy() for r in responses]
+    lowered = write(chain, program, model, best, ray, scale=scale)
+    network = _rewritten(model, lowered.parameters)
+    origin = {name: p.detach() for name, p in network.named_parameters()}
+    return Imprint(
+        model=network,
+        subspace=Subspace(origin, lowered.directions),
+        pattern=pattern,
+        task=Task(network, data_task.loss, data, name=data_task.name),
+        responses=responses,
+        range=bounds,
+        spline_stage=lowered.spline_stage,
+        meta=_meta(program, chain, splines, direct, options, bounds),
+    )
+
+
+def _responses(task: Task, chain: Chain | None, channels: int, convex: bool) -> tuple[AbstractResponse, ...]:
+    """Return one response a head, checked against the pattern's channels."""
+    data = task.data
+    if chain is None:
+        sizes: list[int | None] = [None] * channels
+        if not isinstance(task.loss, str) and callable(task.loss) and data.classes:
+            sizes = [data.classes] * channels
+    else:
+        sizes = [head.outputs for head in chain.heads]
+    if channels not in (1, len(sizes)):
+        raise InputError(
+            f"the pattern has {channels} channels and the network {len(sizes)} heads; each channel needs a head of its own"
+        )
+    made: dict[int | None, AbstractResponse] = {}
+    for size in sizes:
+        if size not in made:
+            made[size] = respond(task.loss, data.targets, outputs=size, weights=data.weights, convex=convex)
+    return tuple(made[size] for size in sizes)
+
+
+def _range(
+    responses: Sequence[AbstractResponse], wanted: tuple[float, float] | str, other: object, task: Task
+) -> tuple[float, float]:
+    """Return (lo, hi); "auto" is just above the floor, one unit high."""
+    if isinstance(wanted, str):
+        if wanted != "auto":
+            raise InputError(f"range must be 'auto' or two numbers (lo, hi), got '{wanted}'")
+        second = None
+        if other is not None:
+            from landform.data import load_data
+            from landform.response import respond_like
+
+            data = load_data(other)
+            second = respond_like(responses[0], data.targets, weights=data.weights)
+        found = [r.auto_range(second if r is responses[0] else None) for r in responses]
+        lo = max(low for low, _ in found)
+        return lo, lo + max(high - low for low, high in found)
+    try:
+        lo, hi = (float(v) for v in wanted)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"range must be 'auto' or two numbers (lo, hi), got {wanted!r}") from error
+    if not (lo < hi and abs(lo) < float("inf") and abs(hi) < float("inf")):
+        raise InputError(f"range must be two finite numbers with lo < hi, got ({lo}, {hi})")
+    for response in responses:
+        response.inverse(torch.tensor([lo, hi], dtype=torch.float64))  # raises FloorError below the floor
+    return lo, hi
+
+
+def _compile(
+    pattern: Pattern | SumPattern,
+    responses: Sequence[AbstractResponse],
+    bounds: tuple[float, float],
+    chain: Chain | None,
+    model: nn.Module | None,
+    options: Options,
+) -> tuple[Program, list[Spline], bool]:
+    """Compile with ψ if there is a layer for it, else in the direct form."""
+    widths, per_hinge = capacities(chain) if chain is not None else (None, 1)
+    dtype = next(model.parameters()).dtype if model is not None else torch.get_default_dtype()
+    splines: list[Spline] = []
+    channels = pattern.channels or 1
+
+    def curves(room: int) -> Sequence[Spline]:
+        splines[:] = [_spline(r, bounds, options.epsilon, room) for r in responses[:channels]]
+        return splines
+
+    def compiled(what: Pattern | SumPattern, bend: Callable[[int], Sequence[Spline]] | None) -> Program:
+        return compile_pattern(
+            what,
+            bend,
+            widths=widths,
+            per_hinge=per_hinge,
+            form=options.form,
+            schedule=options.schedule,
+            axis_aligned=options.axis_aligned,
+            dtype=dtype,
+            tolerance=options.tolerance,
+            target_error=0.1 * (options.epsilon or DEFAULT_EPSILON),
+        )
+
+    if not options.direct:
+        try:
+            return compiled(pattern, curves), splines, False
+        except CapacityError as error:
+            if options.direct is False or options.epsilon is not None or isinstance(pattern, SumPattern):
+                raise
+            try:
+                program = compiled(_direct_pattern(pattern, responses[0], bounds), None)
+            except CapacityError:
+                raise error from None
+            note = "no layer is left for the response curve: direct form, exact at nodes, with a gap between them"
+            return replace(program, notes=(*program.notes, note)), [], True
+    if isinstance(pattern, SumPattern):
+        raise InputError("the direct form needs nodal values on a grid; a sum has none: leave direct=False")
+    return compiled(_direct_pattern(pattern, responses[0], bounds), None), [], True
+
+
+def _spline(response: AbstractResponse, bounds: tuple[float, float], epsilon: float | None, room: int) -> Spline:
+    """Fit ψ to epsilon; without one, to the default or as well as the room allows."""
+    if room < 1:
+        raise CapacityError("no units are left for the response curve; use a wider last layer or the direct form")
+    lo, hi = bounds
+    room = min(room, 4096)
+    try:
+        return fit_spline(response, lo, hi, epsilon=epsilon or DEFAULT_EPSILON, max_units=room)
+    except CapacityError:
+        if epsilon is not None:
+            raise
+        return fit_spline(response, lo, hi, units=room)
+
+
+def _direct_pattern(pattern: Pattern, response: AbstractResponse, bounds: tuple[float, float]) -> Pattern:
+    """Return the pattern of signals ρ⁻¹(T)/ρ⁻¹(hi) at the nodes."""
+    lo, hi = bounds
+    signal = response.inverse((lo + (hi - lo) * pattern.values).reshape(-1))
+    top = response.inverse(torch.tensor([hi], dtype=torch.float64))
+    return replace(pattern, values=(signal / top).clamp(0.0, 1.0).reshape(pattern.values.shape))
+
+
+def _rewritten(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
+    """Return a copy of a model with some parameters replaced; the model itself is not touched."""
+    network = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name in parameters:
+                parameter.copy_(parameters[name])
+            parameter.grad = None
+    return network.eval()
+
+
+def _meta(
+    program: Program, chain: Chain, splines: Sequence[Spline], direct: bool, options: Options, bounds: tuple[float, float]
+) -> dict[str, Any]:
+    notes = list(program.notes)
+    notes.append(f"schedule: {program.schedule}; units a layer: {', '.join(map(str, program.widths))}")
+    if splines:
+        gap = max(s.gap for s in splines) / (bounds[1] - bounds[0])
+        notes.append(f"response curve: {max(s.units for s in splines)} knots, gap {gap:.1e} of the range")
+        if options.epsilon is None and gap > DEFAULT_EPSILON:
+            notes.append(f"the default epsilon of {DEFAULT_EPSILON:g} needs more knots than the widths have room for")
+    return {
+        "method": "constant",
+        "form": program.form,
+        "schedule": program.schedule,
+        "units": list(program.widths),
+        "basis": program.basis,
+        "nonzeros": program.nonzeros,
+        "knots": max((s.units for s in splines), default=0),
+        "direct": direct,
+        "axis_aligned": options.axis_aligned,
+        "widths": list(chain.widths),
+        "heads": [None if head.key is None else str(head.key) for head in chain.heads],
+        "notes": notes,
+    }
+
+
+def need_data(task: Task) -> Task:
+    """Return the task if it has data, else say how to give some."""
+    if not task.has_data:
+        raise DataError("the imprint needs the labels of a data set: Task(model, loss=…, data=(X, y))")
+    return task

@@ -1,0 +1,103 @@
+"""`imprint`: the entry point that turns a pattern and a task into an `Imprint`."""
+
+from typing import Any, Literal
+
+from landform.errors import InputError, unknown_name
+from landform.imprint.constant import Options, imprint_constant, need_data
+from landform.imprint.imprint import Imprint
+from landform.pattern import Pattern, SumPattern
+from landform.program.compile import Form, Schedule
+from landform.task import Task
+
+METHODS = ("constant",)
+
+
+def imprint(
+    pattern: Pattern | SumPattern | str,
+    task: Task | Any,
+    *,
+    method: Literal["constant"] | str = "constant",
+    range: tuple[float, float] | Literal["auto"] = "auto",  # noqa: A002 - the word users read in every plot
+    epsilon: float | None = None,
+    form: Form = "auto",
+    schedule: Schedule = "auto",
+    axis_aligned: bool = True,
+    direct: bool | None = None,
+    tolerance: float = 0.0,
+    convex: bool = False,
+    other: Any = None,
+    certify: bool = True,
+) -> Imprint:
+    """Make a network whose loss over z weight-space directions is a pattern, with a certificate.
+
+    The loss at h is L(h) = lo + (hi − lo)·T(h) up to the certificate's bound, for every h in [0, 1]^z. Nothing is
+    trained: the weights are compiled.
+
+    Args:
+        pattern: T, or what `Pattern.parse` takes (``"cat.png"``, ``"text:HELLO"``, ``"qr:…"``, ``"formula:ackley"``).
+        task: Model, loss and data. Anything that `landform.data.load_data` takes instead of a `Task` (``"digits"``,
+            ``(X, y)``) means cross-entropy on these data and a network built to fit.
+        method: ``"constant"``: Theorem 1 of arXiv 1912.07559, an input-independent network.
+        range: (lo, hi) in loss units, where pattern values 0 and 1 go. ``"auto"``: lo just above the least loss that an
+            input-independent output can have, hi = lo + 1.
+        epsilon: Largest admitted error of the response curve as a fraction of the range; chooses the number of knots.
+            None: 1e-4 (a twentieth of a grey level), or as good as the given widths allow.
+        form: ``"hats"``, ``"strips"``, ``"hinges"`` or ``"auto"``: fewest weights among those accurate enough in the
+            model's dtype.
+        schedule: ``"carry"``, ``"recompute"`` or ``"auto"``.
+        axis_aligned: Whether each direction is one coordinate of the first bias (the paper's statement), or a general
+            one, which saves a hidden layer.
+        direct: Leave the response curve out (exact at nodes, a gap between them). None: only where no layer is left.
+        tolerance: Admitted compression error in units of the pattern; 0 keeps every node.
+        convex: Declare a loss of your own convex; then its bound counts as proved, under that assumption.
+        other: A second data set: ``range="auto"`` then starts where level sets transfer to it.
+        certify: Prove the bound now. False leaves ``certificate`` None, for instance to time the compilation.
+
+    Returns:
+        The imprint. The model that was given is not changed; ``imprint.model`` is a copy with new weights.
+
+    Raises:
+        CapacityError: If the network does not hold the pattern (it says what it holds).
+        ArchitectureError: If the network has a layer that is not covered, or parameters that cannot be written.
+        FloorError: If the range reaches below the floor.
+        InputError, DataError, UnknownNameError: For what is wrong with the arguments.
+
+    Cost:
+        A few times what writing the weights to disk takes, plus the certificate (a second or two at 64×64).
+
+    References:
+        Czarnecki, Osindero, Pascanu, Jaderberg, arXiv 1912.07559, Theorem 1 and Lemma 1.
+
+    Example:
+        >>> import torch, landform as lf
+        >>> made = lf.imprint("formula:sphere", "digits")
+        >>> made.certificate.kind, made.certificate.relative_bound < 1e-3
+        ('certified', True)
+    """
+    if method not in METHODS:
+        raise unknown_name("method", str(method), METHODS)
+    if isinstance(pattern, str):
+        pattern = Pattern.parse(pattern)
+    if not isinstance(pattern, (Pattern, SumPattern)):
+        raise InputError(f"pattern must be a Pattern, SumPattern or string, got {type(pattern).__name__}")
+    if not isinstance(task, Task) and callable(task) and hasattr(task, "parameters"):
+        raise InputError("task is a model without data; wrap it: lf.Task(model, loss='cross_entropy', data=(X, y))")
+    options = Options(range, epsilon, form, schedule, axis_aligned, direct, tolerance, convex)
+    if isinstance(task, Task):
+        made = imprint_constant(pattern, task, need_data(task), options, other)
+    else:
+        made = imprint_constant(pattern, None, data_only(task), options, other)
+    if not certify:
+        return made
+    from landform.certify import certify as prove
+
+    return made.with_certificate(prove(made))
+
+
+def data_only(data: object, loss: Any = "cross_entropy") -> Task:
+    """Return a task whose model is yet to be built."""
+    return Task(_to_be_built, loss, data, name="built to fit")
+
+
+def _to_be_built(inputs: object) -> object:
+    raise AssertionError("the network is built by imprint")

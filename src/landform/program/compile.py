@@ -1,0 +1,199 @@
+"""From a pattern and a response spline to a `Program` that fits given widths: which form, which schedule, and why."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from landform.errors import CapacityError, InputError
+from landform.pattern import Pattern, SumPattern
+from landform.program.basis import compressed_basis, nodal_basis
+from landform.program.bend import Curve, bend, spline_room
+from landform.program.program import Program
+from landform.program.schedule import (
+    Open,
+    hats_by_carrying,
+    hats_by_recomputing,
+    strips_by_carrying,
+    sums_by_carrying,
+)
+
+Form = Literal["auto", "hats", "strips", "hinges"]
+Schedule = Literal["auto", "carry", "recompute"]
+UNLIMITED = 1 << 40
+SAMPLES = 512  # points at which the float error of a form is measured before it is chosen
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compile the pattern register: its layers, units and measured float error (units of the pattern)."""
+
+    form: str
+    schedule: str
+    state: Open
+    basis: int
+    error: float
+    truncation: float
+
+    @property
+    def units(self) -> int:
+        """Hidden units used."""
+        return sum(layer.units for layer in self.state.stack.layers)
+
+    @property
+    def nonzeros(self) -> int:
+        """Non-zero weights used."""
+        return sum(int(layer.weight.nnz) for layer in self.state.stack.layers)
+
+
+def compile_pattern(
+    pattern: Pattern | SumPattern,
+    curves: Callable[[int], Sequence[Curve]] | None,
+    *,
+    widths: Sequence[int] | None = None,
+    per_hinge: int = 1,
+    form: Form = "auto",
+    schedule: Schedule = "auto",
+    axis_aligned: bool = True,
+    dtype: torch.dtype = torch.float32,
+    tolerance: float = 0.0,
+    target_error: float = 1e-5,
+) -> Program:
+    """Compile a pattern into a program for hidden layers of given widths.
+
+    Args:
+        pattern: Nodal values in [0, 1].
+        curves: Called with the number of hinges there is room for in a channel, returns ψ of each channel. ``None``
+            compiles the direct form: the program's output is the pattern itself.
+        widths: Widths of all hidden layers, the injected one first; ``None`` builds to fit.
+        per_hinge: Network units that a ReLU takes: 2 for LeakyReLU, since relu(t) = (lr(t) + α·lr(−t))/(1 − α²).
+        form: ``"hats"`` (rough patterns in float32), ``"strips"`` (z = 2: few units, cancellation about n²·u),
+            ``"hinges"`` (z = 1 and sums), or ``"auto"``: measured on `SAMPLES` points in ``dtype``.
+        schedule: ``"carry"``, ``"recompute"`` or ``"auto"`` (the one that uses fewer layers).
+        axis_aligned: Inject h itself into the first bias (the statement of Theorem 1), or the hinges, which saves a
+            layer and moves the biases along general directions.
+        dtype: The dtype the network will run in; decides which form is accurate enough.
+        tolerance: Admitted compression error in units of the pattern; 0 keeps every hat.
+        target_error: Float error (units of the pattern) below which fewer weights win over more accuracy.
+
+    Returns:
+        The program; ``notes`` say what was chosen and why.
+
+    Raises:
+        CapacityError: If no form fits, with the reason for each.
+        InputError: If a form is not defined for this pattern.
+    """
+    z = pattern.z
+    every = [UNLIMITED] * 64 if widths is None else list(widths)
+    if axis_aligned and (not every or every[0] < z):
+        raise CapacityError(
+            f"a pattern with z = {z} is injected into {z} first-layer biases, but the first layer has"
+            f" {every[0] if every else 0} units; use a first layer of at least {z}"
+        )
+    inner = every[1:] if axis_aligned else every
+    limit = len(inner) - (0 if curves is None else 1)
+    if limit < 1:
+        raise CapacityError(
+            f"{len(every)} hidden layers are too few: {'axis-aligned injection, ' if axis_aligned else ''}pattern and"
+            " response need one each at least; use a deeper network, axis_aligned=False, or the direct form"
+        )
+    candidates, reasons = _candidates(pattern, inner[:limit], per_hinge, form, schedule, dtype, tolerance)
+    if not candidates:
+        raise CapacityError("the network does not hold this pattern: " + "; ".join(reasons))
+    chosen = _choose(candidates, target_error)
+    left = inner[chosen.state.layers :]
+    if curves is None:
+        stack, state = chosen.state.stack, chosen.state
+        program = stack.finish(
+            state.terms, bias=state.bias, form=chosen.form, schedule=state.schedule, basis=chosen.basis
+        )
+    else:
+        splines = curves(spline_room(left, _channels(pattern), per_hinge))
+        program = bend(chosen.state, splines, left, per_hinge, form=chosen.form, basis=chosen.basis)
+    program = replace(program, notes=_notes(candidates, chosen, dtype))
+    return program if axis_aligned else program.merged()
+
+
+def _channels(pattern: Pattern | SumPattern) -> int:
+    return pattern.channels or 1
+
+
+def _candidates(
+    pattern: Pattern | SumPattern,
+    widths: Sequence[int],
+    per_hinge: int,
+    form: Form,
+    schedule: Schedule,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> tuple[list[Candidate], list[str]]:
+    """Try every form and schedule asked for; return those that fit and why the others do not."""
+    tries: dict[tuple[str, str], Callable[[], tuple[Open, int, float]]] = {}
+    if isinstance(pattern, SumPattern) or pattern.z == 1:
+        axes = _axes(pattern)
+        hinges = sum(len(f) - 2 for f in axes)
+        tries["hinges", "carry"] = lambda: (sums_by_carrying(axes, widths, per_hinge), hinges, 0.0)
+    if isinstance(pattern, Pattern):
+        mesh = pattern.mesh
+        basis = compressed_basis(mesh, pattern.values, tolerance) if tolerance > 0 else nodal_basis(mesh, pattern.values)
+        tries["hats", "carry"] = lambda: (hats_by_carrying(basis, widths, per_hinge), basis.size, basis.error)
+        tries["hats", "recompute"] = lambda: (hats_by_recomputing(basis, widths, per_hinge), basis.size, basis.error)
+        if pattern.z == 2 and min(mesh.cells) > 1:
+            rows = pattern.values.reshape(*mesh.shape, -1).numpy()
+            count = (mesh.cells[1] - 1) * rows.shape[2]
+            tries["strips", "carry"] = lambda: (strips_by_carrying(rows, widths, per_hinge), count, 0.0)
+    wanted = {key: make for key, make in tries.items() if form in ("auto", key[0]) and schedule in ("auto", key[1])}
+    if not wanted:
+        offered = ", ".join(sorted({f"{f} ({s})" for f, s in tries}))
+        raise InputError(f"form='{form}' with schedule='{schedule}' does not exist for z = {pattern.z}; there are: {offered}")
+    found, reasons = [], []
+    for (name, how), make in wanted.items():
+        try:
+            state, basis_size, truncation = make()
+        except CapacityError as error:
+            reasons.append(f"{name} ({how}): {error}")
+            continue
+        found.append(Candidate(name, how, state, basis_size, _float_error(state, pattern, dtype, truncation), truncation))
+    return found, reasons
+
+
+def _axes(pattern: Pattern | SumPattern) -> list[np.ndarray]:
+    """Return the nodal values of each f_i, shape ``[nodes, channels]``."""
+    if isinstance(pattern, SumPattern):
+        return [np.asarray(f, dtype=float)[:, None] for f in pattern.axes]
+    return [pattern.values.reshape(pattern.mesh.shape[0], -1).numpy()]
+
+
+def _float_error(state: Open, pattern: Pattern | SumPattern, dtype: torch.dtype, truncation: float) -> float:
+    """Measure the float error of a register in ``dtype`` on a fixed sample, beyond a known truncation."""
+    if state.layers and sum(layer.weight.nnz for layer in state.stack.layers) > 40_000_000:
+        return float("nan")
+    program = state.stack.finish(state.terms, bias=state.bias, form="", schedule="", basis=0)
+    h = torch.rand(SAMPLES, pattern.z, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact = _column(program(h.double()) if truncation else pattern(h.double()))
+    return float((program(h).double() - exact).abs().max())
+
+
+def _column(values: Float64[Tensor, "..."]) -> Float64[Tensor, "points channels"]:
+    return values.reshape(len(values), -1)
+
+
+def _choose(candidates: Sequence[Candidate], target: float) -> Candidate:
+    """Choose the fewest weights among the candidates that are accurate enough; else the most accurate."""
+    best = min(c.error for c in candidates)
+    good = [c for c in candidates if c.error <= max(target, 4 * best)]
+    return min(good, key=lambda c: (c.nonzeros * (1 + c.state.layers), c.units))
+
+
+def _notes(candidates: Sequence[Candidate], chosen: Candidate, dtype: torch.dtype) -> tuple[str, ...]:
+    name = str(dtype).removeprefix("torch.")
+    said = [f"{c.form} ({c.schedule}): {c.units:,} units, {name} error {c.error:.1e}" for c in candidates]
+    notes = [f"{chosen.form} chosen; measured on {SAMPLES} points: " + "; ".join(said)]
+    if chosen.truncation:
+        notes.append(f"compression keeps {chosen.basis:,} hats with an error of {chosen.truncation:.3g} of the range")
+    return tuple(notes)
+

@@ -1,0 +1,388 @@
+"""Scheduling: spread the units of a pattern over layers of given widths, so that depth buys resolution.
+
+Two schedules for hats (all registers are ≥ 0, so a ReLU carries them unchanged):
+
+- **carry**: one layer of hinges; the layers after it carry the hinges and an accumulator, and spend what is left on hats;
+- **recompute**: every layer carries only (h, accumulator); hinges are made again for each chunk of hats, while the hats
+  of the chunk before are summed. Width about 4 + z + channels suffices for any resolution, depth grows with it.
+
+Strips and sums carry theirs likewise. A schedule uses a prefix of the widths it is given; what it packs is a lower
+bound on what the widths can hold.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from landform.errors import CapacityError
+from landform.program.basis import Basis
+from landform.program.hats import Block, HatFamily, resolve
+from landform.program.program import Stack, Units
+from landform.program.strips import hinge_keys, strips
+
+
+@dataclass(frozen=True)
+class Open:
+    """A stack whose pattern register is still an affine read of its last layer: ``Σ block @ group + bias``."""
+
+    stack: Stack
+    terms: list[tuple[str, np.ndarray]]
+    bias: np.ndarray
+    schedule: str
+
+    @property
+    def layers(self) -> int:
+        """Layers used after the injection."""
+        return len(self.stack.layers) - 1
+
+
+def _accumulator(state: Open, channels: int) -> Units:
+    """Return the group that sums what has been read so far into one carried register a channel."""
+    terms: list[tuple[str, np.ndarray | None, np.ndarray | float]] = [(g, None, block) for g, block in state.terms]
+    return Units("sum", channels, terms, state.bias, carried=True)
+
+
+def _need(what: str, layer: int, wanted: int, width: int) -> CapacityError:
+    return CapacityError(
+        f"{what} needs {wanted} units in hidden layer {layer + 2}, which has {width}; lower the resolution, choose"
+        " another form, or use a wider or deeper network"
+    )
+
+
+def hats_by_carrying(basis: Basis, widths: Sequence[int], per_hinge: int = 1) -> Open:
+    """Schedule hats with the hinges carried along (z = 1, 2; z = 3, 4 when the whole pattern fits one block).
+
+    Args:
+        basis: The hats.
+        widths: Units of the hidden layers after the injection.
+        per_hinge: Network units that a ReLU takes: 1, or 2 in a LeakyReLU network.
+
+    Returns:
+        The open stack; it has used the first ``.layers`` widths.
+
+    Raises:
+        CapacityError: If the widths do not hold the pattern.
+    """
+    family = HatFamily(basis.mesh.cells)
+    block = family.block(basis.index, basis.step)
+    carried, hinges = block.hinge_units()
+    if not widths or carried + per_hinge * hinges > widths[0]:
+        raise _need("the hinge layer", 0, carried + per_hinge * hinges, widths[0] if widths else 0)
+    stack = Stack(family.z)
+    stack.add("hinges", family.hinge_layer(block.hinges))
+    if family.z > 2:
+        return _one_block(stack, family, block, basis, widths, per_hinge)
+    total, done = basis.size, 0
+    state = Open(stack, [], basis.offset.copy(), f"hinges carried through {{}} layers of hats")
+    for number, width in enumerate(widths[1:], start=1):
+        sums = basis.channels if done else 0
+        left = (total - done) * per_hinge
+        last = left + sums <= width
+        room = total - done if last else (width - sums - carried - hinges) // per_hinge
+        if room <= 0:
+            raise _need("carrying the hinges", number, carried + hinges + sums + per_hinge, width)
+        part = slice(done, done + min(room, total - done))
+        state = _add_hats(state, family, block.hinges, basis, part, keep=() if last else tuple(block.hinges))
+        done = part.stop
+        if last:
+            return Open(state.stack, state.terms, state.bias, state.schedule.format(number))
+    raise CapacityError(
+        f"{total - done} of {total} hats are left after the last hidden layer; lower the resolution, choose another"
+        " form, or use a wider or deeper network"
+    )
+
+
+def _add_hats(
+    state: Open, family: HatFamily, hinges: dict[str, np.ndarray], basis: Basis, part: slice, keep: Sequence[str]
+) -> Open:
+    """Append a layer with the hats of ``part``, the sum so far, and the groups to keep."""
+    stack = state.stack
+    expression = family.block(basis.index[part], basis.step[part]).hats
+    units = [stack.carry(group) for group in keep]
+    terms: list[tuple[str, np.ndarray]] = []
+    bias = state.bias
+    if state.terms:
+        units.append(_accumulator(state, basis.channels))
+        terms.append(("sum", np.eye(basis.channels)))
+        bias = np.zeros(basis.channels)
+    units.append(Units("hats", expression.size, resolve(expression, hinges), expression.bias))
+    terms.append(("hats", basis.coefficient[part].T))
+    stack.add("hats", units)
+    return Open(stack, terms, bias, state.schedule)
+
+
+def _one_block(
+    stack: Stack, family: HatFamily, block: Block, basis: Basis, widths: Sequence[int], per_hinge: int
+) -> Open:
+    """Place the inner layers and the hats of one block (z = 3, 4), hinges already there."""
+    kept = list(block.hinges)
+    for number, inner in enumerate(block.inner):
+        kept = [g for g in [*kept] if g in block.needed_from(number + 1)]
+        units = [stack.carry(group) for group in kept]
+        units += [Units(n, e.size, resolve(e, block.hinges), e.bias) for n, e in inner.items()]
+        _check(units, number + 1, widths, per_hinge)
+        stack.add("max-tree", units)
+        kept += list(inner)
+    units = [Units("hats", block.hats.size, resolve(block.hats, block.hinges), block.hats.bias)]
+    _check(units, len(block.inner) + 1, widths, per_hinge)
+    stack.add("hats", units)
+    return Open(stack, [("hats", basis.coefficient.T)], basis.offset.copy(), "one block")
+
+
+def _check(units: Sequence[Units], layer: int, widths: Sequence[int], per_hinge: int) -> None:
+    wanted = sum(u.size * (1 if u.carried else per_hinge) for u in units)
+    if layer >= len(widths) or wanted > widths[layer]:
+        raise _need("this pattern", layer, wanted, widths[layer] if layer < len(widths) else 0)
+
+
+def hats_by_recomputing(basis: Basis, widths: Sequence[int], per_hinge: int = 1) -> Open:
+    """Schedule hats with only (h, accumulator) carried and hinges made afresh for each chunk.
+
+    For z = 1, 2 the hinges of the next chunk share a layer with the hats of this one; for z = 3, 4 chunks follow each
+    other in blocks of hinges, max-tree and hats. Arguments and errors as in `hats_by_carrying`.
+    """
+    family = HatFamily(basis.mesh.cells)
+    stack, z, channels = Stack(family.z), family.z, basis.channels
+    state = Open(stack, [], basis.offset.copy(), "hinges made again for each of {} chunks of hats")
+    done, number, count = 0, 0, 0
+    overhead = z + channels  # h and the accumulator
+    pending: slice | None = None
+    hinges: dict[str, np.ndarray] = {}
+    while done < basis.size or pending is not None:
+        if number >= len(widths):
+            raise CapacityError(
+                f"{basis.size - (pending.start if pending else done)} of {basis.size} hats are left after the last"
+                " hidden layer; lower the resolution, choose another form, or use a wider or deeper network"
+            )
+        hats = pending.stop - pending.start if pending else 0
+        room = widths[number] - overhead - per_hinge * hats
+        # the rooms of all layers of the block that this chunk would enter
+        rooms = [room] + [w - overhead for w in widths[number + 1 : number + family.depth]]
+        size = 0
+        if z <= 2 or pending is None:
+            size = _largest_chunk(family, basis, done, rooms, per_hinge)
+        if not size and pending is None:
+            raise _need("one hat with its hinges", number, overhead + 4 * per_hinge, widths[number])
+        units = [stack.carry("h")] if "h" in stack.groups else []
+        if state.terms:
+            units.append(_accumulator(state, channels))
+        terms: list[tuple[str, np.ndarray]] = [("sum", np.eye(channels))] if state.terms else []
+        bias = np.zeros(channels) if state.terms else state.bias
+        if pending is not None:
+            expression = family.block(basis.index[pending], basis.step[pending]).hats
+            units.append(Units("hats", expression.size, resolve(expression, hinges), expression.bias))
+            terms.append(("hats", basis.coefficient[pending].T))
+        pending = None
+        block = None
+        if size:
+            pending = slice(done, done + size)
+            block = family.block(basis.index[pending], basis.step[pending])
+            hinges = block.hinges
+            units += family.hinge_layer(hinges)
+            done += size
+            count += 1
+        if done >= basis.size:  # nothing after this layer reads h
+            units = [u for u in units if u.name != "h"]
+        stack.add("hats and hinges", units)
+        state = Open(stack, terms, bias, state.schedule)
+        number += 1
+        if block is not None and block.inner:
+            state, number = _inner_layers(state, block, channels, number)
+    return Open(stack, state.terms, state.bias, state.schedule.format(count))
+
+
+def _inner_layers(state: Open, block: Block, channels: int, number: int) -> tuple[Open, int]:
+    """Append the max-tree layers of a block, carrying h, the accumulator and the hinges still needed."""
+    stack, kept = state.stack, list(block.hinges)
+    for depth, inner in enumerate(block.inner):
+        kept = [g for g in kept if g in block.needed_from(depth + 1)]
+        units = [stack.carry("h")] if "h" in stack.groups else []
+        terms: list[tuple[str, np.ndarray]] = []
+        if state.terms:
+            units.append(_accumulator(state, channels))
+            terms, state = [("sum", np.eye(channels))], Open(stack, [], np.zeros(channels), state.schedule)
+        units += [stack.carry(group) for group in kept]
+        units += [Units(n, e.size, resolve(e, block.hinges), e.bias) for n, e in inner.items()]
+        stack.add("max-tree", units)
+        kept += list(inner)
+        state = Open(stack, terms, state.bias, state.schedule)
+        number += 1
+    return state, number
+
+
+def _largest_chunk(family: HatFamily, basis: Basis, start: int, rooms: Sequence[int], per_hinge: int) -> int:
+    """Return how many hats from ``start`` on fit the rooms of the layers they need; 0 if none does."""
+    if len(rooms) < family.depth:
+        return 0
+
+    def fits(size: int) -> bool:
+        part = slice(start, start + size)
+        block = family.block(basis.index[part], basis.step[part])
+        carried, hinges = block.hinge_units()
+        if carried + per_hinge * hinges > rooms[0]:
+            return False
+        for depth, inner in enumerate(block.inner):
+            later = block.needed_from(depth + 1)
+            kept = sum(len(keys) for group, keys in block.hinges.items() if group in later)
+            for before in block.inner[:depth]:
+                kept += sum(e.size for name, e in before.items() if name in later)
+            if kept + per_hinge * sum(e.size for e in inner.values()) > rooms[depth + 1]:
+                return False
+        return size * per_hinge <= rooms[family.depth - 1]
+
+    most = basis.size - start
+    if family.z <= 2 and most * per_hinge > rooms[1]:
+        # leave a share of the next layer for the hinges of the chunk after: hats take about a third in steady state
+        most = min(most, max(1, (rooms[1] - 4 * per_hinge) // (3 * per_hinge)))
+    return _bisect(fits, most)
+
+
+def _bisect(fits: Callable[[int], bool], most: int) -> int:
+    """Return the largest size in 1 … most that fits (0 if none), for a monotone predicate."""
+    low, high = 0, most
+    if high and fits(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def strips_by_carrying(values: np.ndarray, widths: Sequence[int], per_hinge: int = 1) -> Open:
+    """Schedule a z = 2 pattern in strip form: hinges, then strips beside the carried linear part.
+
+    Args:
+        values: Nodal values, shape ``[n_1 + 1, n_2 + 1, channels]``.
+        widths: Units of the hidden layers after the injection.
+        per_hinge: Network units that a ReLU takes.
+
+    Returns:
+        The open stack.
+
+    Raises:
+        CapacityError: If the widths do not hold the pattern.
+    """
+    cells = (values.shape[0] - 1, values.shape[1] - 1)
+    channels = values.shape[2]
+    family, keys = HatFamily(cells), hinge_keys(cells)
+    keys = {group: k for group, k in keys.items() if len(k)}
+    hinges = sum(map(len, keys.values())) - 2
+    if not widths or 2 + per_hinge * hinges > widths[0]:
+        raise _need("the hinge layer", 0, 2 + per_hinge * hinges, widths[0] if widths else 0)
+    stack = Stack(2)
+    stack.add("hinges", family.hinge_layer(keys))
+    forms = [strips(values[..., c]) for c in range(channels)]
+    rows = {group: np.concatenate([f.units[group] for f in forms]) for group in keys}
+    bias = np.concatenate([f.unit_bias for f in forms])
+    owner = np.repeat(np.arange(channels), cells[1] - 1)
+    line = {group: np.concatenate([f.line[group] for f in forms]) for group in keys}
+    terms: list[tuple[str, np.ndarray]] = []
+    total, done = len(bias), 0
+    for number, width in enumerate(widths[1:], start=1):
+        last = per_hinge * (total - done) + channels <= width
+        room = total - done if last else (width - channels - 2 - hinges) // per_hinge
+        if room <= 0:
+            raise _need("carrying the hinges", number, 2 + hinges + channels + per_hinge, width)
+        part = slice(done, done + min(room, total - done))
+        units = [] if last else [stack.carry(group) for group in keys]
+        if done:
+            units.append(Units("sum", channels, [(g, None, block) for g, block in terms], carried=True))
+        else:
+            line_bias = np.array([f.line_bias for f in forms])
+            units.append(Units("sum", channels, [(g, None, b) for g, b in line.items()], line_bias, carried=True))
+        size = part.stop - part.start
+        if size:
+            units.append(Units("strips", size, [(g, None, b[part]) for g, b in rows.items()], bias[part]))
+        stack.add("strips", units)
+        terms = [("sum", np.eye(channels))]
+        if size:
+            terms.append(("strips", (owner[part] == np.arange(channels)[:, None]).astype(float)))
+        done = part.stop
+        if last:
+            offset = np.array([f.offset for f in forms])
+            return Open(stack, terms, -offset, f"hinges carried through {number} layer(s) of strips")
+    raise CapacityError(
+        f"{total - done} of {total} strips are left after the last hidden layer; lower the resolution, choose another"
+        " form, or use a wider or deeper network"
+    )
+
+
+def sums_by_carrying(axes: Sequence[np.ndarray], widths: Sequence[int], per_hinge: int = 1) -> Open:
+    """Schedule Σ_i f_i(h_i), piecewise linear in each coordinate: Σ (n_i − 1) hinges in any dimension.
+
+    Layers carry (h, accumulator) and spend the rest on hinges. z = 1 patterns are the case of one axis.
+
+    Args:
+        axes: Nodal values of each f_i, shape ``[n_i + 1, channels]``.
+        widths: Units of the hidden layers after the injection.
+        per_hinge: Network units that a ReLU takes.
+
+    Returns:
+        The open stack.
+
+    Raises:
+        CapacityError: If the widths do not hold the pattern.
+    """
+    z, channels = len(axes), axes[0].shape[1]
+    stack = Stack(z)
+    owner = np.concatenate([np.full(len(f) - 2, i) for i, f in enumerate(axes)])
+    knot = np.concatenate([np.arange(1, len(f) - 1) / (len(f) - 1) for f in axes])
+    cells = np.array([len(f) - 1 for f in axes], dtype=float)
+    bend = np.concatenate([np.diff(f, n=2, axis=0) for f in axes]).T  # [channels, hinges]
+    slope = np.stack([(f[1] - f[0]) * n for f, n in zip(axes, cells, strict=True)], axis=1)  # [channels, z]
+    start = sum(f[0] for f in axes)
+    total, done = len(owner), 0
+    terms: list[tuple[str, np.ndarray]] = []
+    offset = np.zeros(channels)
+    for number, width in enumerate(widths):
+        sums = channels if done else 0
+        last = per_hinge * (total - done) + z + sums <= width if not done else per_hinge * (total - done) + sums <= width
+        room = total - done if last else (width - z - sums) // per_hinge
+        if room <= 0:
+            raise _need("carrying h", number, z + sums + per_hinge, width)
+        part = slice(done, done + min(room, total - done))
+        units = []
+        if not last or not done:
+            units.append(Units("h", z, [("h", np.arange(z), 1.0)], carried=True))
+        if done:
+            shift = _lowest_partial_sum(axes, owner, part.start) - offset if number == 1 else np.zeros(channels)
+            bias = start + shift if number == 1 else np.zeros(channels)
+            offset = offset + shift
+            units.append(Units("sum", channels, [(g, None, b) for g, b in terms], bias, carried=True))
+        size = part.stop - part.start
+        if size:
+            scale = cells[owner[part]]
+            units.append(Units("hinges", size, [("h", owner[part], scale)], -np.round(knot[part] * scale)))
+        stack.add("hinges", units)
+        terms = [("sum", np.eye(channels))] if done else [("h", slope)]
+        if size:
+            terms.append(("hinges", bend[:, part]))
+        done_before, done = done, part.stop
+        if last:
+            bias = -offset if done_before else start
+            return Open(stack, terms, np.asarray(bias, dtype=float), f"hinges over {number + 1} layer(s)")
+    raise CapacityError(
+        f"{total - done} of {total} hinges are left after the last hidden layer; lower the resolution or use a wider"
+        " or deeper network"
+    )
+
+
+def _lowest_partial_sum(axes: Sequence[np.ndarray], owner: np.ndarray, first: int) -> np.ndarray:
+    """Return a constant that keeps every later partial sum of the hinge expansions ≥ 0 on the box, per channel."""
+    lowest = np.zeros(axes[0].shape[1])
+    begin = 0
+    for i, f in enumerate(axes):
+        n = len(f) - 1
+        grid = np.arange(n + 1)[:, None]
+        partial = f[0] + (f[1] - f[0]) * grid
+        worst = np.full(f.shape[1], np.inf)
+        for j in range(n):
+            if j:
+                partial = partial + np.diff(f, n=2, axis=0)[j - 1] * np.maximum(grid - j, 0)
+            if begin + j >= min(first, begin + n - 1):
+                worst = np.minimum(worst, partial.min(axis=0))
+        lowest += worst
+        begin += n - 1
+    assert begin == len(owner)
+    return np.maximum(0.0, -lowest)

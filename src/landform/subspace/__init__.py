@@ -1,0 +1,5 @@
+"""Subspaces of parameter space."""
+
+from landform.subspace.subspace import Subspace
+
+__all__ = ["Subspace"]
