@@ -72,10 +72,14 @@ class Certificate:
             return "not certified: " + "; ".join(self.failures)
         word = "at most" if self.kind == "certified" else "observed up to"
         lines = [
-            f"|loss − pattern| is {word} {self.bound:.3g} {self.unit} ({self.relative_bound:.2e} of the range)"
-            f" over {self.domain} [{self.kind}, {self.dtype}]",
+            (
+                f"|loss − pattern| is {word} {self.bound:.3g} {self.unit} ({self.relative_bound:.2e} of the range)"
+                f" over {self.domain} [{self.kind}, {self.dtype}]"
+            ),
             f"  pattern register {self.register:.2e} + response curve {self.curve:.2e} + rounding {self.rounding:.2e}",
         ]
         if self.resampling is not None:
-            lines.append(f"  the pattern itself is within {self.resampling:.2e} of the original ({self.resampling_kind})")
+            lines.append(
+                f"  the pattern itself is within {self.resampling:.2e} of the original ({self.resampling_kind})"
+            )
         return "\n".join(lines)

@@ -8,7 +8,7 @@ import torch
 
 from landform.certify.certificate import Certificate, Kind
 from landform.certify.network import Network, read_network
-from landform.certify.prove import Parts, ProofFailed, prove
+from landform.certify.prove import Parts, ProofError, prove
 from landform.certify.separable import prove_sum
 from landform.errors import InputError
 from landform.imprint.imprint import Imprint
@@ -43,7 +43,7 @@ def certify(imprint: Imprint) -> Certificate:
         chain = trace(imprint.model)
         network = read_network(chain, imprint.subspace, dict(imprint.model.named_buffers()), imprint.model)
         parts = _measure(imprint) if measured else _prove(imprint, network)
-    except (ProofFailed, InputError) as error:
+    except (ProofError, InputError) as error:
         failures = (str(error),)
     bound = max((p.total for p in parts), default=float("inf"))
     worst = max(parts, key=lambda p: p.total, default=Parts(float("inf"), float("inf"), float("inf")))

@@ -30,8 +30,8 @@ class Curve:
         tau = np.unique(np.concatenate([self.tau, inside]))
         if len(tau) == len(self.tau):
             return self
-        at = lambda rows: np.stack([np.interp(tau, self.tau, row) for row in rows]).reshape(len(rows), len(tau))  # noqa: E731
-        return Curve(tau, at(self.value), at(self.error))
+        value, error = (np.stack([np.interp(tau, self.tau, row) for row in rows]) for rows in (self.value, self.error))
+        return Curve(tau, value, error)
 
 
 def first_curve(low: float, high: float, sign: np.ndarray, bias: np.ndarray, error: float, slope: float) -> Curve:

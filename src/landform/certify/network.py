@@ -85,7 +85,8 @@ def read_network(chain: Chain, subspace: Subspace, buffers: Mapping[str, Tensor]
             steps.append(_norm(origin, buffers, name, modules[name], stage.slope if last else 1.0, number))
         steps += [_norm(origin, buffers, name, modules[name], 1.0, number) for name in stage.after]
     heads = [
-        Step(_sparse(origin[f"{h.linear}.weight"]), _exact(origin[f"{h.linear}.bias"]), 1.0, 0.0, -1) for h in chain.heads
+        Step(_sparse(origin[f"{h.linear}.weight"]), _exact(origin[f"{h.linear}.bias"]), 1.0, 0.0, -1)
+        for h in chain.heads
     ]
     dtype = origin[f"{first}.bias"].dtype
     roundoff = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}[dtype]

@@ -103,7 +103,8 @@ def rounding(
     """Bound the error of dot products (see the module's text)."""
     partial = partial + carried
     own = (terms >= 2) * np.abs(pre) + np.maximum(terms - 2, 0) * partial + products + extra * partial
-    return SLACK * (roundoff * own + U64 * (terms + 3) * partial + carried) + TINY * (partial > 0)
+    bound: np.ndarray = SLACK * (roundoff * own + U64 * (terms + 3) * partial + carried) + TINY * (partial > 0)
+    return bound
 
 
 def _lifted(field: Field, step: Step, rows: np.ndarray) -> np.ndarray | None:
@@ -157,7 +158,7 @@ def _active_pairs(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return (row, node) pairs that may be on, found tile by tile; None if they are not few.
 
-    The largest value on a tile is at most W⁺·max x − W⁻·min x + b, an interval bound that is cheap for all rows at once.
+    The largest value on a tile is at most W⁺·max x − W⁻·min x + b: an interval bound, cheap for all rows at once.
     """
     mesh = field.mesh
     tiles, members = _tiles(mesh)
@@ -232,7 +233,8 @@ def _contains(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def _key(mesh: Mesh, row: np.ndarray, node: np.ndarray) -> np.ndarray:
-    return row * mesh.n_nodes + node
+    key: np.ndarray = row * mesh.n_nodes + node
+    return key
 
 
 class _Gather:

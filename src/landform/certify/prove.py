@@ -37,7 +37,7 @@ class Parts:
         return math.nextafter((self.register + self.curve + self.rounding) * (1 + 1e-12), math.inf)
 
 
-class ProofFailed(Exception):
+class ProofError(Exception):
     """The weights do not have the form that the proof covers; the message says where."""
 
 
@@ -63,7 +63,7 @@ def prove(
         The parts of each head.
 
     Raises:
-        ProofFailed: If the weights have another form.
+        ProofError: If the weights have another form.
 
     Cost:
         About two sparse products and a few passes over ``units × nodes`` numbers a layer; rows that are zero almost
@@ -85,7 +85,7 @@ def prove(
     after = rest[len(before) :]
     for step in before:
         if step.weight.shape[0] * mesh.n_nodes > MAX_ENTRIES and np.diff(step.weight.indptr).max() > 16:
-            raise ProofFailed(
+            raise ProofError(
                 f"a layer of {step.weight.shape[0]} units over {mesh.n_nodes:,} nodes is too large to follow"
             )
         field = propagate(field, step, network.unit_roundoff)
@@ -108,7 +108,7 @@ def moving_output(head: Step, response: AbstractResponse, number: int) -> tuple[
     ray = int(response.ray.abs().argmax())
     others = [int(r) for r in moving if r != ray]
     if others:
-        raise ProofFailed(f"head {number}: output {others[0]} depends on h, only output {ray} may")
+        raise ProofError(f"head {number}: output {others[0]} depends on h, only output {ray} may")
     constant = torch.from_numpy(head.bias.copy())
 
     def loss(s: np.ndarray) -> np.ndarray:
@@ -242,18 +242,18 @@ def units_feeding(steps: Sequence[Step], head: Step, row: int) -> list[np.ndarra
 def shared_register(step: Step, rows: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray]:
     """Return the one affine read that all these rows share, and each row's sign."""
     if not len(rows):
-        raise ProofFailed("the output does not depend on h at all")
+        raise ProofError("the output does not depend on h at all")
     base: sp.csr_matrix | None = None
     sign = np.ones(len(rows))
     for position, row in enumerate(rows):
         read = step.weight[row]
         if not read.nnz:
-            raise ProofFailed(f"unit {row} of the response layer reads nothing")
+            raise ProofError(f"unit {row} of the response layer reads nothing")
         if base is None:
             base = read * np.sign(read.data[0])
         sign[position] = np.sign(read.data[0]) * np.sign(base.data[0])
         same = read.nnz == base.nnz and np.array_equal(read.indices, base.indices)
         if not same or not np.array_equal(read.data, sign[position] * base.data):
-            raise ProofFailed(f"unit {row} of the response layer reads another register than the units before it")
+            raise ProofError(f"unit {row} of the response layer reads another register than the units before it")
     assert base is not None
     return base.tocsr(), sign

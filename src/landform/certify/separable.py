@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from landform.certify.network import Network, Step
 from landform.certify.propagate import rounding
-from landform.certify.prove import Parts, ProofFailed, follow_curve, moving_output, shared_register, units_feeding
+from landform.certify.prove import Parts, ProofError, follow_curve, moving_output, shared_register, units_feeding
 from landform.pattern import SumPattern
 from landform.response import AbstractResponse
 
@@ -51,7 +51,7 @@ def prove_sum(
 ) -> list[Parts]:
     """Bound |L(h) − T(h)| over the box for a sum; arguments and errors as in `prove.prove`."""
     if spline_stage is None:
-        raise ProofFailed("a sum is proved with a response curve only")
+        raise ProofError("a sum is proved with a response curve only")
     cells = [len(f) - 1 for f in pattern.axes]
     field, scale = _inject(network.steps[0], cells, network.unit_roundoff)
     rest = list(network.steps[1:])
@@ -72,7 +72,8 @@ def prove_sum(
         read = Step(base, np.array([0.0]), 1.0, after[0].roundings, after[0].stage)
         parts, error = _affine(field, read, network.unit_roundoff, extra_bias=bias)
         register = parts[0]
-        if register.sum(axis=0)[-1] < 0 and -register.min(axis=1).sum() > register.max(axis=1).sum():
+        wanted = [f.numpy() - float(f.mean()) for f in pattern.axes]
+        if sum(float(np.dot(register[i, : cells[i] + 1], f)) for i, f in enumerate(wanted)) < 0:
             register, sign = -register, -sign
         low, high = float(register.min(axis=1).sum()), float(register.max(axis=1).sum())
         differences = [register[i, : cells[i] + 1] - f.numpy() for i, f in enumerate(pattern.axes)]
@@ -153,8 +154,7 @@ def _propagate(field: AxisField, step: Step, roundoff: float) -> AxisField:
     if len(many):
         part = Step(weight[many], step.bias[many], step.slope, step.roundings, step.stage)
         parts, _ = _affine(field, part, roundoff)
-        for unit, value in zip(many, parts, strict=True):
-            several[int(unit)] = value
+        several = {int(unit): value for unit, value in zip(many, parts, strict=True)}
     if step.slope < 1.0:
         left, right = single[:, :-1], single[:, 1:]
         change = np.minimum(np.maximum(left, right), -np.minimum(left, right)).max(axis=1, initial=0.0)
@@ -162,7 +162,7 @@ def _propagate(field: AxisField, step: Step, roundoff: float) -> AxisField:
         off = one & (single.max(axis=1) + error + kink <= 0) & (step.slope == 0.0)
         error = np.where(off, 0.0, error)
         single = np.where(single > 0, single, step.slope * single)
-        for unit, value in several.items():
-            kink[unit] += max(0.0, -float(value.min(axis=1).sum()))
+        for number, value in several.items():
+            kink[number] += max(0.0, -float(value.min(axis=1).sum()))
     axis = np.where(one, np.where(most < 0, 0, most), -1)
     return AxisField(single, several, axis, error, kink)

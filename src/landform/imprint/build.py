@@ -1,5 +1,6 @@
 """Build a network to fit: an MLP with just the widths that a program needs."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -50,15 +51,15 @@ def build_network(widths: Sequence[int], sample: Sequence[int], outputs: Sequenc
         [(2, 64), (2,), (3, 2), (3,), (10, 3), (10,)]
     """
     sizes = [math.prod(sample), *widths]
-    count = sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False)) + sum((sizes[-1] + 1) * c for c in outputs)
+    count = sum(a * b + b for a, b in itertools.pairwise(sizes)) + sum((sizes[-1] + 1) * c for c in outputs)
     if count > MAX_PARAMETERS:
         raise InputError(
-            f"hidden widths {list(widths)} make {count:,} parameters, more than the limit of {MAX_PARAMETERS:,}; lower the"
-            " resolution, choose form='strips', or pass a network of your own"
+            f"hidden widths {list(widths)} make {count:,} parameters, more than the limit of {MAX_PARAMETERS:,};"
+            " lower the resolution, choose form='strips', or pass a network of your own"
         )
     layers: list[nn.Module] = [nn.Flatten()]
     with torch.device("meta"):  # no random initialisation: that would cost more than compiling
-        for inputs, units in zip(sizes, sizes[1:], strict=False):
+        for inputs, units in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, units), nn.ReLU()]
         heads = [nn.Linear(sizes[-1], c) for c in outputs]
     network = nn.Sequential(*layers, heads[0]) if len(heads) == 1 else Heads(nn.Sequential(*layers), heads)

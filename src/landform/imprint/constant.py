@@ -1,8 +1,8 @@
 """Theorem 1 in closed form: an input-independent network whose loss is the pattern.
 
-θ_W = 0 and θ_b = (h_1, …, h_z, 0, …, 0) in the first layer, so the output does not depend on the input; the layers after
-it compute the pattern register and then ψ ≈ ρ⁻¹, and the last layer emits p0 + s·v. Only the label statistics enter
-(Czarnecki et al., arXiv 1912.07559, Theorem 1 and Lemma 1; here the weights are compiled instead of trained).
+θ_W = 0 and θ_b = (h_1, …, h_z, 0, …, 0) in the first layer, so the output does not depend on the input; the layers
+after it compute the pattern register and then ψ ≈ ρ⁻¹, and the last layer emits p0 + s·v. Only the label statistics
+enter (Czarnecki et al., arXiv 1912.07559, Theorem 1 and Lemma 1; here the weights are compiled instead of trained).
 """
 
 import copy
@@ -19,6 +19,7 @@ from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import Chain, trace
 from landform.imprint.lower.linear import capacities, check_parameters, write
 from landform.pattern import Pattern, SumPattern
+from landform.program.capacity import capacity, needed
 from landform.program.compile import Form, Schedule, compile_pattern
 from landform.program.program import Program
 from landform.response import AbstractResponse, Spline, fit_spline, respond
@@ -48,6 +49,7 @@ def imprint_constant(
     """Compile a pattern into a task's network (or build one when ``task`` has none); see `landform.imprint`."""
     data = data_task.data
     model = task.model if task is not None else None
+    model = getattr(model, "_orig_mod", model)  # a torch.compile wrapper: the module inside has the weights
     if model is not None and not isinstance(model, nn.Module):
         raise InputError(f"imprint needs a torch.nn.Module, got {type(model).__name__}")
     chain = trace(model) if model is not None else None
@@ -55,7 +57,7 @@ def imprint_constant(
         check_parameters(model, chain)
     channels = pattern.channels or 1
     responses = _responses(data_task, chain, channels, options.convex)
-    bounds = _range(responses, options.range, other, data_task)
+    bounds = _range(responses, options.range, other)
     program, splines, direct = _compile(pattern, responses, bounds, chain, model, options)
     if model is None:
         model = build_network(program.widths, data.inputs.shape[1:], [r.n_outputs for r in responses])
@@ -90,7 +92,8 @@ def _responses(task: Task, chain: Chain | None, channels: int, convex: bool) -> 
         sizes = [head.outputs for head in chain.heads]
     if channels not in (1, len(sizes)):
         raise InputError(
-            f"the pattern has {channels} channels and the network {len(sizes)} heads; each channel needs a head of its own"
+            f"the pattern has {channels} channels and the network {len(sizes)} heads; each channel needs a head of its"
+            " own"
         )
     made: dict[int | None, AbstractResponse] = {}
     for size in sizes:
@@ -100,7 +103,7 @@ def _responses(task: Task, chain: Chain | None, channels: int, convex: bool) -> 
 
 
 def _range(
-    responses: Sequence[AbstractResponse], wanted: tuple[float, float] | str, other: object, task: Task
+    responses: Sequence[AbstractResponse], wanted: tuple[float, float] | str, other: object
 ) -> tuple[float, float]:
     """Return (lo, hi); "auto" is just above the floor, one unit high."""
     if isinstance(wanted, str):
@@ -164,11 +167,11 @@ def _compile(
             return compiled(pattern, curves), splines, False
         except CapacityError as error:
             if options.direct is False or options.epsilon is not None or isinstance(pattern, SumPattern):
-                raise
+                raise _with_capacity(error, pattern, widths, per_hinge, options) from None
             try:
                 program = compiled(_direct_pattern(pattern, responses[0], bounds), None)
             except CapacityError:
-                raise error from None
+                raise _with_capacity(error, pattern, widths, per_hinge, options) from None
             note = "no layer is left for the response curve: direct form, exact at nodes, with a gap between them"
             return replace(program, notes=(*program.notes, note)), [], True
     if isinstance(pattern, SumPattern):
@@ -188,6 +191,25 @@ def _spline(response: AbstractResponse, bounds: tuple[float, float], epsilon: fl
         if epsilon is not None:
             raise
         return fit_spline(response, lo, hi, units=room)
+
+
+def _with_capacity(
+    error: CapacityError,
+    pattern: Pattern | SumPattern,
+    widths: Sequence[int] | None,
+    per_hinge: int,
+    options: Options,
+) -> CapacityError:
+    """Return the error with what the network holds and which widths would do."""
+    if widths is None or isinstance(pattern, SumPattern):
+        return error
+    channels = pattern.channels or 1
+    held = capacity(widths, z=pattern.z, channels=channels, per_hinge=per_hinge, axis_aligned=options.axis_aligned)
+    form = "strips" if options.form == "auto" and pattern.z == 2 and min(pattern.resolution) > 1 else options.form
+    form = "hats" if form == "auto" else form
+    would = needed(pattern.resolution, form=form, knots=64, channels=channels, axis_aligned=options.axis_aligned)
+    wanted = ", ".join(str(per_hinge * w) for w in would)
+    return CapacityError(f"{error}.\n{held}\nhidden widths of at least {wanted} would hold this pattern as {form}")
 
 
 def _direct_pattern(pattern: Pattern, response: AbstractResponse, bounds: tuple[float, float]) -> Pattern:
@@ -210,7 +232,12 @@ def _rewritten(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
 
 
 def _meta(
-    program: Program, chain: Chain, splines: Sequence[Spline], direct: bool, options: Options, bounds: tuple[float, float]
+    program: Program,
+    chain: Chain,
+    splines: Sequence[Spline],
+    direct: bool,
+    options: Options,
+    bounds: tuple[float, float],
 ) -> dict[str, Any]:
     notes = list(program.notes)
     notes.append(f"schedule: {program.schedule}; units a layer: {', '.join(map(str, program.widths))}")

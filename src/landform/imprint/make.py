@@ -16,7 +16,7 @@ def imprint(
     pattern: Pattern | SumPattern | str,
     task: Task | Any,
     *,
-    method: Literal["constant"] | str = "constant",
+    method: str = "constant",
     range: tuple[float, float] | Literal["auto"] = "auto",  # noqa: A002 - the word users read in every plot
     epsilon: float | None = None,
     form: Form = "auto",
@@ -99,5 +99,5 @@ def data_only(data: object, loss: Any = "cross_entropy") -> Task:
     return Task(_to_be_built, loss, data, name="built to fit")
 
 
-def _to_be_built(inputs: object) -> object:
+def _to_be_built(_: object) -> object:
     raise AssertionError("the network is built by imprint")

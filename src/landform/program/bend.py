@@ -46,7 +46,9 @@ def spline_room(widths: Sequence[int], channels: int, per_hinge: int) -> int:
     return max(room, max((w // per_hinge for w in widths[:1]), default=0)) // channels
 
 
-def bend(state: Open, curves: Sequence[Curve], widths: Sequence[int], per_hinge: int, *, form: str, basis: int) -> Program:
+def bend(
+    state: Open, curves: Sequence[Curve], widths: Sequence[int], per_hinge: int, *, form: str, basis: int
+) -> Program:
     """Append ψ (one curve a channel) after a pattern register and close the program.
 
     Args:
@@ -68,7 +70,7 @@ def bend(state: Open, curves: Sequence[Curve], widths: Sequence[int], per_hinge:
     weight = np.concatenate([np.asarray(c.coefficients, dtype=float) for c in curves])
     owner = np.concatenate([np.full(len(c.knots), i) for i, c in enumerate(curves)])
     ends = np.array([c.end for c in curves])
-    stack, total, done = state.stack, len(knots), 0
+    stack, total, done, begun = state.stack, len(knots), 0, 0
     terms, bias = state.terms, state.bias  # how τ reads from the layer before
     for number, width in enumerate(widths):
         sums = channels if number else 0
@@ -79,7 +81,7 @@ def bend(state: Open, curves: Sequence[Curve], widths: Sequence[int], per_hinge:
         part = slice(done, done + min(room, total - done))
         units = []
         if number:
-            read = [("hinges", _owned(weight, owner, before, channels))]
+            read = [("hinges", _owned(weight, owner, slice(begun, done), channels))]
             read += [("sum", np.eye(channels))] if number > 1 else []
             units.append(Units("sum", channels, [(g, None, block) for g, block in read], carried=True))
         if not last:
@@ -88,9 +90,11 @@ def bend(state: Open, curves: Sequence[Curve], widths: Sequence[int], per_hinge:
         units.append(Units("hinges", part.stop - part.start, rows, knots[part] - bias[owner[part]]))
         stack.add("spline", units)
         terms, bias = [("tau", np.eye(channels))], np.zeros(channels)
-        before, done = part, part.stop
+        begun, done = done, part.stop
         if last:
-            out = [("hinges", -_owned(weight, owner, part, channels))] + ([("sum", -np.eye(channels))] if number else [])
+            out = [("hinges", -_owned(weight, owner, part, channels))] + (
+                [("sum", -np.eye(channels))] if number else []
+            )
             return stack.finish(out, bias=ends, form=form, schedule=state.schedule, basis=basis)
     raise CapacityError(
         f"{total - done} of the {total} hinges of the response spline are left after the last hidden layer; choose a"

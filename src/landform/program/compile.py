@@ -139,7 +139,9 @@ def _candidates(
         tries["hinges", "carry"] = lambda: (sums_by_carrying(axes, widths, per_hinge), hinges, 0.0)
     if isinstance(pattern, Pattern):
         mesh = pattern.mesh
-        basis = compressed_basis(mesh, pattern.values, tolerance) if tolerance > 0 else nodal_basis(mesh, pattern.values)
+        basis = (
+            compressed_basis(mesh, pattern.values, tolerance) if tolerance > 0 else nodal_basis(mesh, pattern.values)
+        )
         tries["hats", "carry"] = lambda: (hats_by_carrying(basis, widths, per_hinge), basis.size, basis.error)
         tries["hats", "recompute"] = lambda: (hats_by_recomputing(basis, widths, per_hinge), basis.size, basis.error)
         if pattern.z == 2 and min(mesh.cells) > 1:
@@ -149,7 +151,9 @@ def _candidates(
     wanted = {key: make for key, make in tries.items() if form in ("auto", key[0]) and schedule in ("auto", key[1])}
     if not wanted:
         offered = ", ".join(sorted({f"{f} ({s})" for f, s in tries}))
-        raise InputError(f"form='{form}' with schedule='{schedule}' does not exist for z = {pattern.z}; there are: {offered}")
+        raise InputError(
+            f"form='{form}' with schedule='{schedule}' does not exist for z = {pattern.z}; there are: {offered}"
+        )
     found, reasons = [], []
     for (name, how), make in wanted.items():
         try:
@@ -157,7 +161,9 @@ def _candidates(
         except CapacityError as error:
             reasons.append(f"{name} ({how}): {error}")
             continue
-        found.append(Candidate(name, how, state, basis_size, _float_error(state, pattern, dtype, truncation), truncation))
+        found.append(
+            Candidate(name, how, state, basis_size, _float_error(state, pattern, dtype, truncation), truncation)
+        )
     return found, reasons
 
 
@@ -196,4 +202,3 @@ def _notes(candidates: Sequence[Candidate], chosen: Candidate, dtype: torch.dtyp
     if chosen.truncation:
         notes.append(f"compression keeps {chosen.basis:,} hats with an error of {chosen.truncation:.3g} of the range")
     return tuple(notes)
-

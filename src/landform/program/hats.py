@@ -12,7 +12,7 @@ matters: 1 + x is read from the neighbouring hinge relu(x + 1), exact wherever t
 A hat of step q has x replaced by x/q.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -184,7 +184,9 @@ class HatFamily:
         return [{"upper": upper, "lower": lower}, {"top": top, "bottom": bottom}], hats
 
     @staticmethod
-    def _distinct(build, index: np.ndarray, key: np.ndarray) -> tuple[Expression, np.ndarray]:  # type: ignore[no-untyped-def]
+    def _distinct(
+        build: Callable[[np.ndarray], Expression], index: np.ndarray, key: np.ndarray
+    ) -> tuple[Expression, np.ndarray]:
         """Build one row for each distinct key; return it and the row of every hat."""
         _, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
         return build(index[first]), inverse.reshape(-1)
@@ -197,17 +199,8 @@ def resolve(expression: Expression, hinges: dict[str, np.ndarray]) -> list[tuple
         present = key != ABSENT
         if not present.any():
             continue
+        position = key
         if group in hinges:
             position = np.searchsorted(hinges[group], np.where(present, key, hinges[group][0]))
-        else:
-            position = key
         out.append((group, np.where(present, position, -1), coefficient))
     return out
-
-
-def chunks(sizes: list[int]) -> Iterator[slice]:
-    """Yield consecutive slices of these sizes."""
-    start = 0
-    for size in sizes:
-        yield slice(start, start + size)
-        start += size

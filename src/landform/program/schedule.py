@@ -2,7 +2,8 @@
 
 Two schedules for hats (all registers are ≥ 0, so a ReLU carries them unchanged):
 
-- **carry**: one layer of hinges; the layers after it carry the hinges and an accumulator, and spend what is left on hats;
+- **carry**: one layer of hinges; the layers after it carry the hinges and an accumulator, and spend what is left on
+  hats;
 - **recompute**: every layer carries only (h, accumulator); hinges are made again for each chunk of hats, while the hats
   of the chunk before are summed. Width about 4 + z + channels suffices for any resolution, depth grows with it.
 
@@ -72,15 +73,15 @@ def hats_by_carrying(basis: Basis, widths: Sequence[int], per_hinge: int = 1) ->
     stack = Stack(family.z)
     stack.add("hinges", family.hinge_layer(block.hinges))
     if family.z > 2:
-        return _one_block(stack, family, block, basis, widths, per_hinge)
+        return _one_block(stack, block, basis, widths, per_hinge)
     total, done = basis.size, 0
-    state = Open(stack, [], basis.offset.copy(), f"hinges carried through {{}} layers of hats")
+    state = Open(stack, [], basis.offset.copy(), "hinges carried through {} layer(s) of hats")
     for number, width in enumerate(widths[1:], start=1):
         sums = basis.channels if done else 0
         left = (total - done) * per_hinge
         last = left + sums <= width
         room = total - done if last else (width - sums - carried - hinges) // per_hinge
-        if room <= 0:
+        if room <= 0 and not last:
             raise _need("carrying the hinges", number, carried + hinges + sums + per_hinge, width)
         part = slice(done, done + min(room, total - done))
         state = _add_hats(state, family, block.hinges, basis, part, keep=() if last else tuple(block.hinges))
@@ -112,9 +113,7 @@ def _add_hats(
     return Open(stack, terms, bias, state.schedule)
 
 
-def _one_block(
-    stack: Stack, family: HatFamily, block: Block, basis: Basis, widths: Sequence[int], per_hinge: int
-) -> Open:
+def _one_block(stack: Stack, block: Block, basis: Basis, widths: Sequence[int], per_hinge: int) -> Open:
     """Place the inner layers and the hats of one block (z = 3, 4), hinges already there."""
     kept = list(block.hinges)
     for number, inner in enumerate(block.inner):
@@ -282,7 +281,7 @@ def strips_by_carrying(values: np.ndarray, widths: Sequence[int], per_hinge: int
     for number, width in enumerate(widths[1:], start=1):
         last = per_hinge * (total - done) + channels <= width
         room = total - done if last else (width - channels - 2 - hinges) // per_hinge
-        if room <= 0:
+        if room <= 0 and not last:
             raise _need("carrying the hinges", number, 2 + hinges + channels + per_hinge, width)
         part = slice(done, done + min(room, total - done))
         units = [] if last else [stack.carry(group) for group in keys]
@@ -337,9 +336,11 @@ def sums_by_carrying(axes: Sequence[np.ndarray], widths: Sequence[int], per_hing
     offset = np.zeros(channels)
     for number, width in enumerate(widths):
         sums = channels if done else 0
-        last = per_hinge * (total - done) + z + sums <= width if not done else per_hinge * (total - done) + sums <= width
+        last = (
+            per_hinge * (total - done) + z + sums <= width if not done else per_hinge * (total - done) + sums <= width
+        )
         room = total - done if last else (width - z - sums) // per_hinge
-        if room <= 0:
+        if room <= 0 and not last:
             raise _need("carrying h", number, z + sums + per_hinge, width)
         part = slice(done, done + min(room, total - done))
         units = []
@@ -372,7 +373,7 @@ def _lowest_partial_sum(axes: Sequence[np.ndarray], owner: np.ndarray, first: in
     """Return a constant that keeps every later partial sum of the hinge expansions ≥ 0 on the box, per channel."""
     lowest = np.zeros(axes[0].shape[1])
     begin = 0
-    for i, f in enumerate(axes):
+    for f in axes:
         n = len(f) - 1
         grid = np.arange(n + 1)[:, None]
         partial = f[0] + (f[1] - f[0]) * grid

@@ -91,7 +91,8 @@ def _continued(f3: np.ndarray, n1: int, n2: int, j: int) -> np.ndarray:
     t = np.arange(-n2, n1 + 1) + j
     inside = f3[np.clip(t, -1, n1) + 1]
     left, right = f3[1] - f3[0], f3[-1] - f3[-2]
-    return inside + np.minimum(t + 1, 0) * left + np.maximum(t - n1, 0) * right
+    out: np.ndarray = inside + np.minimum(t + 1, 0) * left + np.maximum(t - n1, 0) * right
+    return out
 
 
 def _expand(

@@ -41,7 +41,7 @@ def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor
     key = f"{name}.bias"
     dtype = first.weight.dtype
     found: list[tuple[Tensor, ...]] = []
-    for points in h.split(BATCH):
+    for points in torch.split(h, BATCH):
         # the same additions, in the same order, as Subspace.at
         bias = imprint.subspace.origin[key].expand(len(points), -1).clone()
         for coordinate, direction in zip(points.T, imprint.subspace.directions, strict=True):

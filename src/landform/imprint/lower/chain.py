@@ -5,7 +5,6 @@ are passed over. Nothing here knows a pattern: the chain says what a network *is
 certificate reads from it.
 """
 
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from landform.errors import ArchitectureError
 COVERED = "Linear, ReLU, LeakyReLU, Dropout, Flatten, Identity and BatchNorm1d"
 _PASS_MODULES = (nn.Dropout, nn.AlphaDropout, nn.Flatten, nn.Unflatten, nn.Identity)
 _PASS_CALLS: tuple[Any, ...] = (torch.flatten, nn.functional.dropout, "view", "reshape", "flatten", "contiguous")
-_SHAPE_CALLS: tuple[Any, ...] = ("size", "dim", getattr, operator.getitem, operator.mul, operator.floordiv)
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,6 @@ def trace(model: nn.Module) -> Chain:
     """
     if not isinstance(model, nn.Module):
         raise ArchitectureError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    if hasattr(model, "_orig_mod"):
-        model = model._orig_mod  # a torch.compile wrapper: the module inside is what has weights
     try:
         graph = fx.symbolic_trace(model).graph
     except Exception as error:
@@ -99,7 +95,9 @@ def _walk(model: nn.Module, graph: fx.Graph) -> Chain:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
         raise ArchitectureError(f"{type(model).__name__} takes {len(inputs)} inputs; a chain takes one")
-    node, stages, used = inputs[0], [], set()
+    node: fx.Node = inputs[0]
+    stages: list[Stage] = []
+    used: set[str] = set()
     current: dict[str, Any] | None = None
     while True:
         ends = _heads(node, modules, model)
@@ -108,7 +106,8 @@ def _walk(model: nn.Module, graph: fx.Graph) -> Chain:
                 stages.append(Stage(**current))
             if not stages:
                 raise ArchitectureError(
-                    f"{type(model).__name__} has no hidden layer; Theorem 1 needs at least an injected layer and one more"
+                    f"{type(model).__name__} has no hidden layer; Theorem 1 needs at least an injected layer and one"
+                    " more"
                 )
             heads = tuple(_head(key, name, modules, used) for key, name in ends)
             return Chain(tuple(stages), heads)
@@ -122,8 +121,7 @@ def _walk(model: nn.Module, graph: fx.Graph) -> Chain:
             if current is not None:
                 stages.append(Stage(**current))
             width = modules[name].out_features
-            current = {"linear": name, "width": width, "slope": 1.0, "before": (), "after": (), "_": False}
-            current.pop("_")
+            current = {"linear": name, "width": width, "slope": 1.0, "before": (), "after": ()}
             acted = False
         elif isinstance(what, float):
             if current is None or acted:
@@ -200,9 +198,7 @@ def _packs(node: fx.Node) -> bool:
 
 def _is_shape(node: fx.Node) -> bool:
     """Say whether a node only asks for a shape (``x.size(0)``, ``x.shape[0]``)."""
-    if node.target == "size" or (node.target is getattr and node.args[1:] == ("shape",)):
-        return True
-    return False
+    return node.target == "size" or (node.target is getattr and node.args[1:] == ("shape",))
 
 
 def _only_user(node: fx.Node, model: nn.Module) -> fx.Node:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from landform.errors import ArchitectureError, CapacityError
-from landform.imprint.lower.chain import Chain, Stage
+from landform.imprint.lower.chain import Chain
 from landform.program.bend import padded
 from landform.program.program import Layer, Program
 
@@ -82,7 +82,7 @@ def check_parameters(model: nn.Module, chain: Chain) -> None:
                     f"parameter '{full}' is frozen (requires_grad=False); call model.requires_grad_(True), or imprint a"
                     " copy that may be written"
                 )
-        if isinstance(module, nn.Linear) and module.bias is None:
+        if isinstance(module, nn.Linear) and "bias" not in dict(module.named_parameters()):
             first = " that the pattern is injected into" if name == chain.stages[0].linear else ""
             raise ArchitectureError(f"layer '{name}' has no bias{first}; use nn.Linear(…, bias=True)")
         if isinstance(module, nn.BatchNorm1d):
@@ -127,6 +127,7 @@ def write(
         CapacityError: If the program does not fit the chain.
     """
     modules = dict(model.named_modules())
+    program = _deepened(chain, program)
     layers, spline = _assign(chain, program)
     dtype = next(model.parameters()).dtype
     parameters: dict[str, Tensor] = {}
@@ -137,7 +138,8 @@ def write(
         units = pairs.shape[0]
         if units > stage.width:
             raise CapacityError(
-                f"layer '{stage.linear}' has {stage.width} units and {units} are needed; lower the resolution or widen it"
+                f"layer '{stage.linear}' has {stage.width} units and {units} are needed; lower the resolution or widen"
+                " it"
             )
         linear = modules[stage.linear]
         weight = (pairs @ layer.weight @ recover).tocsr()
@@ -165,12 +167,17 @@ def write(
     return Lowered(parameters, directions, spline)
 
 
-def _assign(chain: Chain, program: Program) -> tuple[list[Layer], int | None]:
-    """Give every stage a layer: the program's, a copy where there is no activation, a carry beyond the end."""
+def _deepened(chain: Chain, program: Program) -> Program:
+    """Return the program with as many layers as the chain has stages that bend, its output carried to the end."""
     bending = sum(1 for number, stage in enumerate(chain.stages) if stage.slope < 1.0 or number == 0)
     if len(program.layers) > bending:
         raise CapacityError(f"the program has {len(program.layers)} layers and the network {bending} hidden layers")
-    program_layers = list(padded(program, bending - len(program.layers)).layers)
+    return padded(program, bending - len(program.layers))
+
+
+def _assign(chain: Chain, program: Program) -> tuple[list[Layer], int | None]:
+    """Give every stage a layer: the program's, or a copy of the one before where there is no activation."""
+    program_layers = list(program.layers)
     out: list[Layer] = []
     for number, stage in enumerate(chain.stages):
         if stage.slope == 1.0 and number:
@@ -222,8 +229,3 @@ def _identity_norm(name: str, norm: nn.Module, units: int) -> dict[str, Tensor]:
     gain = torch.where(used, (norm.running_var.double() + norm.eps).sqrt(), 0.0).to(norm.weight.dtype)
     shift = torch.where(used, norm.running_mean.double(), 0.0).to(norm.weight.dtype)
     return {f"{name}.weight": gain, f"{name}.bias": shift}
-
-
-def describe(stage: Stage) -> str:
-    """Name a stage for people."""
-    return f"'{stage.linear}' ({stage.width} units)"

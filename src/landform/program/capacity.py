@@ -1,0 +1,228 @@
+"""What given widths hold, and what a resolution would need.
+
+"Sufficiently wide and deep" becomes a number: the finest pattern that our schedules pack into given widths. It is a
+lower bound on what the widths can hold.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from landform.errors import CapacityError, InputError
+from landform.mesh import Mesh
+from landform.program.basis import nodal_basis
+from landform.program.bend import spline_room
+from landform.program.schedule import (
+    Open,
+    hats_by_carrying,
+    hats_by_recomputing,
+    strips_by_carrying,
+    sums_by_carrying,
+)
+
+MIN_KNOTS = 4  # fewer hinges than this make no useful response curve
+FINEST = {1: 65536, 2: 1024, 3: 64, 4: 16}  # the limits of patterns
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The finest resolution of one form.
+
+    Attributes:
+        form: ``"hats"`` | ``"strips"`` | ``"hinges"``.
+        schedule: ``"carry"`` | ``"recompute"``.
+        cells: Cells an axis; 0 if nothing fits.
+        knots: Hinges of the response curve that are left at that resolution; 0 in the direct form.
+        direct_cells: Cells an axis in the direct form (no response curve, a gap between nodes).
+        layers: Hidden layers used at ``cells``, without the response curve.
+    """
+
+    form: str
+    schedule: str
+    cells: int
+    knots: int
+    direct_cells: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What hidden layers of given widths hold.
+
+    Attributes:
+        widths: Hidden widths, the injected layer first.
+        z: Number of coordinates.
+        channels: Channels (heads).
+        per_hinge: Network units that a ReLU takes (2 for LeakyReLU).
+        axis_aligned: Whether h itself is injected.
+        holdings: One entry a form and schedule.
+    """
+
+    widths: tuple[int, ...]
+    z: int
+    channels: int
+    per_hinge: int
+    axis_aligned: bool
+    holdings: tuple[Holding, ...]
+
+    @property
+    def best(self) -> Holding:
+        """The holding with the finest resolution, ties to the one with more knots."""
+        return max(self.holdings, key=lambda h: (h.cells, h.knots, h.direct_cells))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything in JSON types."""
+        return asdict(self) | {"widths": list(self.widths), "holdings": [asdict(h) for h in self.holdings]}
+
+    def __str__(self) -> str:
+        """Say it in a few lines."""
+        lines = [f"hidden widths {_short(self.widths)} hold, for z = {self.z}:"]
+        for held in self.holdings:
+            power = f"^{self.z}" if self.z > 1 else ""
+            if held.cells:
+                lines.append(
+                    f"  {held.form} ({held.schedule}): n = {held.cells}{power}, with {held.knots} knots for the"
+                    f" response curve (direct form: n = {held.direct_cells})"
+                )
+            elif held.direct_cells:
+                lines.append(f"  {held.form} ({held.schedule}): only the direct form, n = {held.direct_cells}{power}")
+            else:
+                lines.append(f"  {held.form} ({held.schedule}): nothing")
+        return "\n".join(lines)
+
+
+def capacity(
+    widths: Sequence[int], *, z: int = 2, channels: int = 1, per_hinge: int = 1, axis_aligned: bool = True
+) -> Capacity:
+    """Find the finest pattern that each form and schedule packs into hidden layers of given widths.
+
+    Args:
+        widths: Widths of all hidden layers, the injected one first.
+        z: Number of coordinates, 1 … 4.
+        channels: Channels of the pattern.
+        per_hinge: Network units that a ReLU takes: 1, or 2 for LeakyReLU.
+        axis_aligned: Whether h itself is injected (Theorem 1 as stated) or its hinges.
+
+    Returns:
+        The capacity.
+
+    Raises:
+        InputError: If z is not 1 … 4, or a width is not positive.
+
+    Cost:
+        A few compilations of patterns of the size that fits: seconds for large networks.
+
+    Example:
+        >>> held = capacity([2, 31, 81, 64])
+        >>> held.best.form, held.best.cells, held.best.knots
+        ('hats', 8, 64)
+    """
+    if z not in FINEST:
+        raise InputError(f"z must be 1, 2, 3 or 4, got {z}")
+    if any(w < 1 for w in widths):
+        raise InputError(f"widths must be positive, got {list(widths)}")
+    every = list(widths)
+    inner = every[1:] if axis_aligned else every
+    if axis_aligned and (not every or every[0] < z):
+        inner = []
+    forms = [("hats", "carry"), ("hats", "recompute")]
+    if z == 2:
+        forms.append(("strips", "carry"))
+    if z == 1:
+        forms.append(("hinges", "carry"))
+    holdings = tuple(_holding(form, schedule, inner, z, channels, per_hinge) for form, schedule in forms)
+    return Capacity(tuple(every), z, channels, per_hinge, axis_aligned, holdings)
+
+
+def needed(cells: Sequence[int], *, form: str, knots: int, channels: int = 1, axis_aligned: bool = True) -> list[int]:
+    """Return the hidden widths that hold a pattern with the fewest layers.
+
+    Args:
+        cells: Cells an axis.
+        form: ``"hats"``, ``"strips"`` or ``"hinges"``.
+        knots: Hinges of the response curve a channel; 0 for the direct form.
+        channels: Channels of the pattern.
+        axis_aligned: Whether h itself is injected.
+
+    Returns:
+        Widths, the injected layer first.
+
+    Example:
+        >>> needed((64, 64), form="strips", knots=43)
+        [2, 255, 64, 43]
+    """
+    unlimited = [1 << 40] * 8
+    state = _schedule(form, "carry", tuple(cells), unlimited, channels, 1)
+    assert state is not None
+    widths = [layer.units for layer in state.stack.layers]
+    if not axis_aligned:
+        widths = widths[1:]
+    return widths + ([knots * channels] if knots else [])
+
+
+def _holding(form: str, schedule: str, inner: Sequence[int], z: int, channels: int, per_hinge: int) -> Holding:
+    def fits(n: int, last: int) -> Open | None:
+        return _schedule(form, schedule, (n,) * z, inner[: len(inner) - last], channels, per_hinge)
+
+    # units bound what can fit, so the search never compiles a pattern much larger than the network
+    units = sum(inner)
+    most = units if form != "hats" else math.ceil(units ** (1 / z))
+    most = max(1, min(FINEST[z], most))
+
+    def with_curve(n: int) -> bool:
+        state = fits(n, 1)
+        return state is not None and spline_room(inner[state.layers :], channels, per_hinge) >= MIN_KNOTS
+
+    least = 2 if form == "strips" else 1
+    cells = _largest(with_curve, least, most)
+    direct = _largest(lambda n: fits(n, 0) is not None, least, most)
+    state = fits(cells, 1) if cells else None
+    knots = spline_room(inner[state.layers :], channels, per_hinge) if state is not None else 0
+    return Holding(form, schedule, cells, knots, direct, state.layers if state is not None else 0)
+
+
+def _largest(fits: Callable[[int], bool], least: int, most: int) -> int:
+    """Return the largest n in least … most that fits, 0 if none; doubling, then bisection."""
+    if most < least or not fits(least):
+        return 0
+    low = least
+    while low < most and fits(min(2 * low, most)):
+        low = min(2 * low, most)
+    high = min(2 * low, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _schedule(
+    form: str, schedule: str, cells: tuple[int, ...], widths: Sequence[int], channels: int, per_hinge: int
+) -> Open | None:
+    """Schedule a pattern without zeros; None if it does not fit."""
+    mesh = Mesh(cells)
+    try:
+        if form == "hinges":
+            return sums_by_carrying([np.ones((n + 1, channels)) for n in cells], widths, per_hinge)
+        if form == "strips":
+            if min(cells) < 2:
+                return None
+            return strips_by_carrying(np.ones((*mesh.shape, channels)), widths, per_hinge)
+        basis = nodal_basis(mesh, torch.ones(*mesh.shape, channels, dtype=torch.float64))
+        return (hats_by_carrying if schedule == "carry" else hats_by_recomputing)(basis, widths, per_hinge)
+    except CapacityError:
+        return None
+
+
+def _short(widths: Sequence[int]) -> str:
+    """Write widths compactly: 512×3, 64."""
+    parts: list[list[int]] = []
+    for width in widths:
+        if parts and parts[-1][0] == width:
+            parts[-1][1] += 1
+        else:
+            parts.append([width, 1])
+    return ", ".join(f"{w}×{k}" if k > 1 else str(w) for w, k in parts)
