@@ -26,7 +26,7 @@ def log_cosh(outputs, targets):
 @pytest.mark.parametrize("returns", ["mean", "samples"])
 def test_cross_entropy_as_a_callable_agrees_with_the_closed_form(returns):
     def loss(outputs, targets):
-        each = F.cross_entropy(outputs, targets, reduction="none")
+        each = -outputs.log_softmax(1).gather(1, targets[:, None])[:, 0]
         return each if returns == "samples" else each.mean()
 
     known, found = respond("cross_entropy", LABELS), respond(loss, LABELS, outputs=3)

@@ -129,6 +129,8 @@ CLASSES = torch.tensor([0, 1, 2])
 UNIT = torch.tensor([0.0, 0.5, 1.0])
 BAD = [
     ("cross_entropy", torch.tensor([0, 7]), {"outputs": 3}, DataError, r"got label 7 .*allowed are 0\.\.2"),
+    ("cross_entropy", torch.tensor([0, 10**12]), {}, DataError, "got label 1000000000000: too many classes to guess"),
+    ("cross_entropy", ["cat", "dog"], {}, DataError, "no array of numbers.*pass a tensor"),
     ("cross_entropy", torch.tensor([0, -1]), {}, DataError, r"got label -1 .*allowed are 0\.\.0"),
     ("cross_entropy", torch.tensor([0.0, 1.0]), {}, DataError, "float32 and shape .2.; pass integer class indices"),
     ("cross_entropy", torch.tensor([True, False]), {}, DataError, "got targets of dtype torch.bool"),

@@ -280,6 +280,13 @@ def test_gaussian_is_torchs(full, samples, size, seed):
     assert (response.loss(points(response, seed, 20, 0.5)) >= response.floor - 1e-12).all()
 
 
+def test_gaussian_variance_is_the_targets_or_eps():
+    assert respond("gaussian_nll", torch.tensor([0.0, 4.0])).best.tolist() == [2.0, math.log(4.0)]
+    constant = respond("gaussian_nll", torch.tensor([3.0, 3.0]), eps=1e-3)
+    assert constant.best.tolist() == [3.0, math.log(1e-3)]
+    assert constant.floor == pytest.approx(0.5 * math.log(1e-3), rel=1e-14)
+
+
 WEIGHTED = ["cross_entropy", "multi_margin", "mse", "l1", "smooth_l1", "huber", "bce_with_logits", "poisson_nll"]
 
 

@@ -1,5 +1,6 @@
 """`certify`: prove (or, where no proof exists, measure) how close the loss is to the pattern."""
 
+import math
 import time
 from dataclasses import replace
 
@@ -45,7 +46,7 @@ def certify(imprint: Imprint) -> Certificate:
         parts = _measure(imprint) if measured else _prove(imprint, network)
     except (ProofError, InputError) as error:
         failures = (str(error),)
-    bound = max((p.total for p in parts), default=float("inf"))
+    bound = max((p.total for p in parts), default=math.inf)
     worst = max(parts, key=lambda p: p.total, default=Parts(float("inf"), float("inf"), float("inf")))
     lo, hi = imprint.range
     limit = bound if promised is None else promised

@@ -4,6 +4,7 @@ Behind the pattern register the network is a function of one number. It is follo
 kink, so that all units are affine between neighbouring nodes, and rounding is bounded as over the mesh.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,13 +65,13 @@ def affine(curve: Curve, step: Step, roundoff: float) -> tuple[np.ndarray, np.nd
     if not (curve.value < 0).any():
         up = np.maximum(weight, 0) @ curve.value + np.maximum(step.bias, 0)[:, None]
         partial = np.maximum(up, partial - up)
-    inexact = np.where(np.frexp(size)[0] == 0.5, 0.0, size)
     live = ((curve.value != 0) | (curve.error != 0)).astype(float)
     live[:, 1:] = np.maximum(live[:, 1:], live[:, :-1])
     live[:, :-1] = np.maximum(live[:, :-1], live[:, 1:])
     terms = (weight != 0).astype(float) @ live + (step.bias != 0)[:, None]
     pre = weight @ curve.value + step.bias[:, None]
-    bound = rounding(pre, partial, size @ curve.error, inexact @ magnitude, terms, step.roundings, roundoff)
+    products = np.asarray(step.inexact @ magnitude) + step.roundings * (partial + step.offset[:, None])
+    bound = rounding(pre, partial, size @ curve.error, products, terms, roundoff)
     return pre, bound
 
 
@@ -111,8 +112,8 @@ def deviation(
     for start in range(0, len(s_left), 1 << 14):
         part = slice(start, start + (1 << 14))
         bounds = _deviation(loss, s_left[part], s_right[part], t_left[part], t_right[part], radius[part])
-        worst = max(worst, bounds)
-    return worst
+        worst = bounds if not bounds <= worst else worst  # NaN must not be lost
+    return worst if math.isfinite(worst) else math.inf
 
 
 def _deviation(loss: Loss, s0: np.ndarray, s1: np.ndarray, t0: np.ndarray, t1: np.ndarray, radius: np.ndarray) -> float:
@@ -120,6 +121,8 @@ def _deviation(loss: Loss, s0: np.ndarray, s1: np.ndarray, t0: np.ndarray, t1: n
     s = s0[:, None] + share * (s1 - s0)[:, None]
     t = t0[:, None] + share * (t1 - t0)[:, None]
     value = loss(s.reshape(-1)).reshape(s.shape)
+    if not np.isfinite(value).all():
+        return math.inf
     fuzz = 64 * U64 * float(np.abs(value).max(initial=1.0))
     ends = [(s0, t0), (s1, t1)]
     above = max(float((loss(end + sign * radius) - target).max()) for end, target in ends for sign in (-1, 1))

@@ -5,7 +5,7 @@ changed dead weight changes nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,15 +27,56 @@ class Step:
         weight: W, sparse, ``[units, inputs]``.
         bias: b, ``[units]``.
         slope: Slope of the activation left of 0; 1 for none.
-        roundings: Extra roundings a unit may suffer (normalisation), in units of |W||x| + |b|.
         stage: Index of the hidden stage it belongs to; −1 for the heads.
+        inexact: |W| without the entries that are powers of two *as stored*: products that round.
+        roundings: Extra roundings a unit may suffer (normalisation), in units of |W||x| + |b| + offset.
+        offset: Size of the terms that cancel in b (normalisation), ``[units]``.
     """
 
     weight: sp.csr_matrix
     bias: np.ndarray
     slope: float
-    roundings: float
     stage: int
+    inexact: sp.csr_matrix
+    roundings: float
+    offset: np.ndarray
+
+    @classmethod
+    def stored(
+        cls,
+        weight: sp.csr_matrix,
+        bias: np.ndarray,
+        slope: float,
+        stage: int,
+        *,
+        roundings: float = 0.0,
+        offset: np.ndarray | None = None,
+    ) -> "Step":
+        """Return the step of a map as stored."""
+        inexact = abs(weight).tocsr()
+        inexact.data = np.where(np.frexp(inexact.data)[0] == 0.5, 0.0, inexact.data)
+        inexact.eliminate_zeros()
+        none = np.zeros(len(bias)) if offset is None else offset
+        return cls(weight, bias, slope, stage, inexact, roundings, none)
+
+    def rows(self, units: np.ndarray) -> "Step":
+        """Return the step restricted to some units."""
+        return replace(
+            self,
+            weight=self.weight[units],
+            bias=self.bias[units],
+            inexact=self.inexact[units],
+            offset=self.offset[units],
+        )
+
+    def columns(self, units: np.ndarray) -> "Step":
+        """Return the step restricted to some inputs."""
+        return replace(self, weight=self.weight[:, units].tocsr(), inexact=self.inexact[:, units].tocsr())
+
+    def rescaled(self, left: np.ndarray, right: np.ndarray) -> "Step":
+        """Return diag(left)·W·diag(right); which products round stays as stored."""
+        weight, inexact = (sp.diags(left) @ m @ sp.diags(right) for m in (self.weight, self.inexact))
+        return replace(self, weight=weight.tocsr(), inexact=inexact.tocsr())
 
 
 @dataclass(frozen=True)
@@ -61,7 +102,8 @@ def read_network(chain: Chain, subspace: Subspace, buffers: Mapping[str, Tensor]
         The network restricted to the subspace, dead units dropped.
 
     Raises:
-        InputError: If a direction moves anything but the first layer's bias, or the first layer reads its input.
+        InputError: If a direction moves anything but the first layer's bias, the first layer reads its input, or a
+            number is not finite or may overflow.
     """
     first = chain.stages[0].linear
     if set(subspace.moved) != {f"{first}.bias"}:
@@ -69,6 +111,9 @@ def read_network(chain: Chain, subspace: Subspace, buffers: Mapping[str, Tensor]
     if bool((subspace.origin[f"{first}.weight"] != 0).any()):
         raise InputError(f"'{first}.weight' is not zero everywhere, so the output depends on the input")
     origin = subspace.origin
+    _require_finite(
+        {**origin, **buffers, **{f"direction {i}": d[f"{first}.bias"] for i, d in enumerate(subspace.directions)}}
+    )
     steps: list[Step] = []
     modules = dict(model.named_modules())
     for number, stage in enumerate(chain.stages):
@@ -79,18 +124,37 @@ def read_network(chain: Chain, subspace: Subspace, buffers: Mapping[str, Tensor]
         else:
             weight = _sparse(origin[f"{stage.linear}.weight"])
         slope = stage.slope if not stage.before else 1.0
-        steps.append(Step(weight, bias, slope, 0.0, number))
+        steps.append(Step.stored(weight, bias, slope, number))
         for position, name in enumerate(stage.before):
             last = position == len(stage.before) - 1
             steps.append(_norm(origin, buffers, name, modules[name], stage.slope if last else 1.0, number))
         steps += [_norm(origin, buffers, name, modules[name], 1.0, number) for name in stage.after]
     heads = [
-        Step(_sparse(origin[f"{h.linear}.weight"]), _exact(origin[f"{h.linear}.bias"]), 1.0, 0.0, -1)
+        Step.stored(_sparse(origin[f"{h.linear}.weight"]), _exact(origin[f"{h.linear}.bias"]), 1.0, -1)
         for h in chain.heads
     ]
     dtype = origin[f"{first}.bias"].dtype
     roundoff = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}[dtype]
+    _require_no_overflow(steps, heads, float(torch.finfo(dtype).max))
     return Network(*_without_dead_units(steps, heads), dtype, roundoff)
+
+
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"'{name}' holds NaN or infinity")
+
+
+def _require_no_overflow(steps: list[Step], heads: list[Step], largest: float) -> None:
+    """Refuse numbers that could overflow anywhere, in dead units too: 0·inf is NaN in the units that read them."""
+    size = np.ones(steps[0].weight.shape[1])
+    for step in steps:
+        size = abs(step.weight) @ size + np.abs(step.bias) + step.offset
+    for step in heads:
+        size = np.append(size, 0.0)[: step.weight.shape[1]]
+        top = abs(step.weight) @ size + np.abs(step.bias)
+        if not max(size.max(initial=0.0), top.max(initial=0.0)) < largest / 4:
+            raise InputError("some unit may overflow, even if no other reads it: a weight is far too large")
 
 
 def _exact(tensor: Tensor) -> np.ndarray:
@@ -113,19 +177,25 @@ def _norm(
     assert isinstance(norm, nn.BatchNorm1d)
     mean, variance = _exact(buffers[f"{name}.running_mean"]), _exact(buffers[f"{name}.running_var"])
     gain = _exact(origin[f"{name}.weight"]) / np.sqrt(variance + norm.eps)
-    return Step(sp.diags(gain).tocsr(), _exact(origin[f"{name}.bias"]) - mean * gain, slope, NORM_ROUNDINGS, stage)
+    shift = _exact(origin[f"{name}.bias"])
+    return Step.stored(
+        sp.diags(gain).tocsr(),
+        shift - mean * gain,
+        slope,
+        stage,
+        roundings=NORM_ROUNDINGS,
+        offset=np.abs(shift) + np.abs(mean * gain),
+    )
 
 
 def _without_dead_units(steps: list[Step], heads: list[Step]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """Drop units that nothing reads, from the heads backwards."""
     live = np.unique(np.concatenate([head.weight.indices[head.weight.data != 0] for head in heads]))
-    kept_heads = tuple(Step(h.weight[:, live], h.bias, h.slope, h.roundings, h.stage) for h in heads)
+    kept_heads = tuple(head.columns(live) for head in heads)
     out: list[Step] = []
     for step in reversed(steps):
-        weight = step.weight[live]
-        bias = step.bias[live]
-        below = np.unique(weight.indices[weight.data != 0])
-        columns = below if step is not steps[0] else np.arange(weight.shape[1])
-        out.append(Step(weight[:, columns].tocsr(), bias, step.slope, step.roundings, step.stage))
+        kept = step.rows(live)
+        below = np.unique(kept.weight.indices[kept.weight.data != 0])
+        out.append(kept.columns(below) if step is not steps[0] else kept)
         live = below
     return tuple(reversed(out)), kept_heads

@@ -19,7 +19,7 @@ SLACK = 1.01  # second-order terms: k·u < 0.001 for every k that occurs
 TINY = 2.0**-1070  # one underflow a term, and more
 BLOCK = 1 << 23  # entries of a dense block: 64 MB
 FEW = 16  # rows with at most this many terms may take the sparse way
-TILE = 8  # nodes along an axis of a screening tile
+TILE = 4  # nodes along an axis of a screening tile
 
 
 def inject(mesh: Mesh, step: Step, roundoff: float) -> tuple[Field, np.ndarray]:
@@ -33,9 +33,8 @@ def inject(mesh: Mesh, step: Step, roundoff: float) -> tuple[Field, np.ndarray]:
     rows = step.weight.toarray()
     plain = (np.count_nonzero(rows, axis=1) == 1) & (step.bias == 0) & (rows.max(axis=1, initial=0) == 1)
     scale = np.where(plain, cells[rows.argmax(axis=1)], 1.0)
-    scaled = sp.csr_matrix(rows * scale[:, None] / cells)
     start = Field.dense(mesh, index, np.zeros_like(index), np.zeros(mesh.z))
-    return propagate(start, Step(scaled, step.bias, step.slope, step.roundings, step.stage), roundoff), scale
+    return propagate(start, step.rescaled(scale, 1 / cells), roundoff), scale
 
 
 def propagate(field: Field, step: Step, roundoff: float) -> Field:
@@ -44,15 +43,12 @@ def propagate(field: Field, step: Step, roundoff: float) -> Field:
     kink = np.asarray(abs(step.weight) @ field.kink)
     terms = np.diff(step.weight.indptr)
     nodes = mesh.n_nodes
-    few = (terms <= FEW) & _reads_dense(field, step.weight) & (step.slope == 0.0)
+    few = (terms <= FEW) & _reads_dense(field, step.weight) & (step.slope == 0.0) & (step.roundings == 0.0)
     sparse_rows = np.zeros(0, dtype=int)
     sparse: tuple[sp.csr_matrix, sp.csr_matrix] | None = None
-    if few.sum() * nodes > BLOCK:
-        candidates = np.flatnonzero(few)
-        pairs = _active_pairs(field, step, candidates, kink, roundoff)
-        if pairs is not None:
-            sparse_rows = candidates
-            sparse = _sparse_rows(field, step, candidates, pairs, kink, roundoff)
+    if few.sum() * nodes > BLOCK // 2:
+        sparse = _sparse_rows(field, step, np.flatnonzero(few), kink, roundoff)
+        sparse_rows = np.flatnonzero(few) if sparse is not None else sparse_rows
     dense_rows = np.setdiff1d(np.arange(units), sparse_rows)
     value, error = np.empty((len(dense_rows), nodes)), np.empty((len(dense_rows), nodes))
     size = max(1, BLOCK // nodes)
@@ -83,11 +79,10 @@ def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple
     terms = (np.diff(weight.indptr) + (bias != 0))[:, None].astype(float)
     if terms.max(initial=0) > 4 * FEW:
         terms = np.minimum(terms, field.active_terms(weight) + (bias != 0)[:, None])
-    inexact = weight.copy()
-    inexact.data = np.where(np.frexp(np.abs(weight.data))[0] == 0.5, 0.0, np.abs(weight.data))
-    inexact.eliminate_zeros()
+    inexact = step.inexact[rows]
     products = field.times(inexact, "magnitude") if inexact.nnz else 0.0
-    bound = rounding(pre, partial, carried, products, terms, step.roundings, roundoff)
+    extra = step.roundings * (partial + step.offset[rows][:, None]) if step.roundings else 0.0
+    bound = rounding(pre, partial, carried, products + extra, terms, roundoff)
     return pre, bound
 
 
@@ -97,12 +92,23 @@ def rounding(
     carried: np.ndarray,
     products: np.ndarray | float,
     terms: np.ndarray,
-    extra: float,
     roundoff: float,
 ) -> np.ndarray:
-    """Bound the error of dot products (see the module's text)."""
+    """Bound the error of dot products (see the module's text).
+
+    Args:
+        pre: Values.
+        partial: Bounds of every partial sum.
+        carried: |W|·(error of the inputs).
+        products: Sum of the magnitudes that round once more: inexact products, normalisation.
+        terms: Number of non-zero terms.
+        roundoff: Unit roundoff of the network's dtype.
+
+    Returns:
+        The bound, with the verifier's own rounding.
+    """
     partial = partial + carried
-    own = (terms >= 2) * np.abs(pre) + np.maximum(terms - 2, 0) * partial + products + extra * partial
+    own = (terms >= 2) * np.abs(pre) + np.maximum(terms - 2, 0) * partial + products
     bound: np.ndarray = SLACK * (roundoff * own + U64 * (terms + 3) * partial + carried) + TINY * (partial > 0)
     return bound
 
@@ -153,40 +159,34 @@ def _reads_dense(field: Field, weight: sp.csr_matrix) -> np.ndarray:
     return out
 
 
-def _active_pairs(
-    field: Field, step: Step, rows: np.ndarray, kink: np.ndarray, roundoff: float
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return (row, node) pairs that may be on, found tile by tile; None if they are not few.
+class _Tiles:
+    """Bounds of all dense units on tiles of nodes, to find where rows with few terms may be on.
 
     The largest value on a tile is at most W⁺·max x − W⁻·min x + b: an interval bound, cheap for all rows at once.
     """
-    mesh = field.mesh
-    tiles, members = _tiles(mesh)
-    high = np.maximum.reduceat(field.value[:, tiles], members, axis=1)
-    low = np.minimum.reduceat(field.value[:, tiles], members, axis=1)
-    fuzz = np.maximum.reduceat(field.error[:, tiles], members, axis=1)
-    weight, bias = step.weight[rows][:, field.dense_rows], step.bias[rows]
-    positive, negative = weight.maximum(0).tocsr(), (-weight).maximum(0).tocsr()
-    terms = np.diff(weight.indptr) + 2 + step.roundings
-    factor = SLACK * (roundoff * (terms + 1) + U64 * (terms + 3))
-    ends = np.append(members[1:], len(tiles))
-    found_rows, found_nodes, total = [], [], 0
-    size = max(1, BLOCK // len(members))
-    for start in range(0, len(rows), size):
-        part = slice(start, start + size)
-        up = positive[part] @ high + np.maximum(bias[part], 0)[:, None]
-        down = negative[part] @ low + np.maximum(-bias[part], 0)[:, None]
-        partial = np.maximum(up, negative[part] @ high + np.maximum(-bias[part], 0)[:, None])
-        error = factor[part][:, None] * partial + SLACK * ((positive[part] + negative[part]) @ fuzz)
-        row, tile = np.nonzero(up - down + error + kink[rows[part]][:, None] > 0)
-        length = ends[tile] - members[tile]
-        total += int(length.sum())
-        if total > 0.3 * len(rows) * mesh.n_nodes:
-            return None
+
+    def __init__(self, field: Field) -> None:
+        self.order, self.members = _tiles(field.mesh)
+        self.ends = np.append(self.members[1:], len(self.order))
+        self.high = np.maximum.reduceat(field.value[:, self.order], self.members, axis=1)
+        self.low = np.minimum.reduceat(field.value[:, self.order], self.members, axis=1)
+        self.fuzz = np.maximum.reduceat(field.error[:, self.order], self.members, axis=1)
+
+    def active_pairs(
+        self, weight: sp.csr_matrix, bias: np.ndarray, kink: np.ndarray, roundoff: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (row, node) pairs that may be on."""
+        positive, negative = weight.maximum(0).tocsr(), (-weight).maximum(0).tocsr()
+        terms = np.diff(weight.indptr) + 2
+        factor = SLACK * (roundoff * (terms + 1) + U64 * (terms + 3))
+        above, below = np.maximum(bias, 0)[:, None], np.maximum(-bias, 0)[:, None]
+        up = positive @ self.high + above
+        partial = np.maximum(up, negative @ self.high + below)
+        error = factor[:, None] * partial + SLACK * ((positive + negative) @ self.fuzz)
+        row, tile = np.nonzero(up - (negative @ self.low + below) + error + kink[:, None] > 0)
+        length = self.ends[tile] - self.members[tile]
         offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-        found_rows.append(np.repeat(row + start, length))
-        found_nodes.append(tiles[np.repeat(members[tile], length) + offset])
-    return np.concatenate(found_rows), np.concatenate(found_nodes)
+        return np.repeat(row, length), self.order[np.repeat(self.members[tile], length) + offset]
 
 
 def _tiles(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -199,29 +199,46 @@ def _tiles(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sparse_rows(
-    field: Field,
-    step: Step,
-    rows: np.ndarray,
+    field: Field, step: Step, rows: np.ndarray, kink: np.ndarray, roundoff: float
+) -> tuple[sp.csr_matrix, sp.csr_matrix] | None:
+    """Compute the ReLU of rows with few terms where they may be on; updates ``kink``. None if that is not rare."""
+    tiles = _Tiles(field)
+    values, errors = [], []
+    size = max(1, min(BLOCK // len(tiles.members), BLOCK // (512 * 8)))
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        weight = step.weight[part][:, field.dense_rows].tocsr()
+        pairs = tiles.active_pairs(weight, step.bias[part], kink[part], roundoff)
+        if len(pairs[0]) > 0.3 * len(part) * field.mesh.n_nodes:
+            return None
+        gather = _Gather(field, weight, step.inexact[part][:, field.dense_rows].tocsr(), step.bias[part])
+        value, error, change = _relu_at(field.mesh, gather, pairs, kink[part], roundoff)
+        kink[part] += change
+        values.append(value)
+        errors.append(error)
+    return sp.vstack(values).tocsr(), sp.vstack(errors).tocsr()
+
+
+def _relu_at(
+    mesh: Mesh,
+    gather: "_Gather",
     pairs: tuple[np.ndarray, np.ndarray],
     kink: np.ndarray,
     roundoff: float,
-) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """Compute the ReLU of rows with few terms at the pairs where they may be on; updates ``kink`` of these rows."""
-    mesh = field.mesh
+) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]:
+    """Return values and errors of rows at the pairs where they may be on, and their sign changes."""
     row, node = pairs
-    gather = _Gather(field, step, rows)
-    pre, bound, lifted = gather.bounds(row, node, step.roundings, roundoff)
-    keep = (pre + bound + kink[rows[row]] > 0) & lifted
+    pre, bound, lifted = gather.bounds(row, node, roundoff)
+    keep = (pre + bound + kink[row] > 0) & lifted
     row, node = _with_neighbours(mesh, row[keep], node[keep])
-    pre, bound, lifted = gather.bounds(row, node, step.roundings, roundoff)
+    pre, bound, lifted = gather.bounds(row, node, roundoff)
     alive = np.ones(len(row), dtype=bool)
-    for mask in (pre + bound + kink[rows[row]] > 0, lifted):
+    for mask in (pre + bound + kink[row] > 0, lifted):
         alive &= _contains(_key(mesh, *_with_neighbours(mesh, row[mask], node[mask])), _key(mesh, row, node))
-    kink[rows] += _sparse_sign_changes(mesh, gather, row, node, pre, len(rows))
-    shape, on = (len(rows), mesh.n_nodes), pre > 0
+    shape, on = (len(kink), mesh.n_nodes), pre > 0
     value = sp.csr_matrix((pre[on], (row[on], node[on])), shape=shape)
     error = sp.csr_matrix((bound[alive], (row[alive], node[alive])), shape=shape)
-    return value, error
+    return value, error, _sparse_sign_changes(mesh, gather, row, node, pre, len(kink))
 
 
 def _contains(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -240,16 +257,19 @@ def _key(mesh: Mesh, row: np.ndarray, node: np.ndarray) -> np.ndarray:
 class _Gather:
     """Evaluates rows with few terms at chosen (row, node) pairs."""
 
-    def __init__(self, field: Field, step: Step, rows: np.ndarray) -> None:
-        weight = step.weight[rows][:, field.dense_rows].tocsr()
+    def __init__(self, field: Field, weight: sp.csr_matrix, inexact: sp.csr_matrix, bias: np.ndarray) -> None:
         count = np.diff(weight.indptr)
         slots = int(count.max(initial=1))
-        self.column = np.zeros((len(rows), slots), dtype=int)
-        self.weight = np.zeros((len(rows), slots))
-        owner = np.repeat(np.arange(len(rows)), count)
+        self.column = np.zeros((len(bias), slots), dtype=int)
+        self.weight = np.zeros((len(bias), slots))
+        owner = np.repeat(np.arange(len(bias)), count)
         position = np.arange(len(owner)) - np.repeat(weight.indptr[:-1], count)
         self.column[owner, position], self.weight[owner, position] = weight.indices, weight.data
-        self.bias, self.field = step.bias[rows], field
+        self.rounds = np.zeros((len(bias), slots))  # entries whose products round
+        owner = np.repeat(np.arange(len(bias)), np.diff(inexact.indptr))
+        for row, column in zip(owner, inexact.indices, strict=True):
+            self.rounds[row, np.flatnonzero(self.column[row, : count[row]] == column)] = 1.0
+        self.bias, self.field = bias, field
         self.kink = field.kink[field.dense_rows]
         self.terms = count + (self.bias != 0)
 
@@ -260,9 +280,7 @@ class _Gather:
             out += self.weight[row, slot] * self.field.value[self.column[row, slot], node]
         return out
 
-    def bounds(
-        self, row: np.ndarray, node: np.ndarray, extra: float, roundoff: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def bounds(self, row: np.ndarray, node: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return values, error bounds, and where some positive term may be non-zero, at the pairs."""
         up, down = np.maximum(self.bias[row], 0), np.maximum(-self.bias[row], 0)
         carried, products, reach = np.zeros(len(row)), np.zeros(len(row)), np.zeros(len(row))
@@ -273,10 +291,10 @@ class _Gather:
             error = np.abs(weight) * self.field.error[column, node]
             carried += error
             reach += np.where(weight > 0, np.abs(weight) * self.kink[column] + error, 0.0)
-            products += np.where(np.frexp(np.abs(weight))[0] == 0.5, 0.0, np.abs(term))
+            products += self.rounds[row, slot] * np.abs(term)
         terms = self.terms[row].astype(float)
         pre = up - down
-        bound = rounding(pre, np.maximum(up, down), carried, products, terms, extra, roundoff)
+        bound = rounding(pre, np.maximum(up, down), carried, products, terms, roundoff)
         return pre, bound, up + reach > 0
 
 

@@ -34,7 +34,8 @@ class Parts:
     @property
     def total(self) -> float:
         """Their sum, rounded up."""
-        return math.nextafter((self.register + self.curve + self.rounding) * (1 + 1e-12), math.inf)
+        total = self.register + self.curve + self.rounding
+        return math.nextafter(total * (1 + 1e-12), math.inf) if math.isfinite(total) else math.inf
 
 
 class ProofError(Exception):
@@ -72,15 +73,7 @@ def prove(
     first, rest = network.steps[0], network.steps[1:]
     field, scale = inject(mesh, first, network.unit_roundoff)
     if rest:
-        head_step = rest[0]
-        scaled = Step(
-            (head_step.weight @ sp.diags(1 / scale)).tocsr(),
-            head_step.bias,
-            head_step.slope,
-            head_step.roundings,
-            head_step.stage,
-        )
-        rest = (scaled, *rest[1:])
+        rest = (rest[0].rescaled(np.ones(rest[0].weight.shape[0]), 1 / scale), *rest[1:])
     before = [step for step in rest if spline_stage is None or step.stage < spline_stage]
     after = rest[len(before) :]
     for step in before:
@@ -144,7 +137,22 @@ def _direct(
     kinked = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], still + kink) if kink else exact
     radius = np.maximum(error[0, a], error[0, b]) + kink
     total = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], radius)
-    return Parts(max(kinked - exact, 0.0), exact, max(total - kinked, 0.0))
+    return Parts(_more(kinked, exact), exact, _more(total, kinked))
+
+
+def _more(total: float, part: float) -> float:
+    """Return total − part, at least 0; not finite stays so."""
+    if not (math.isfinite(total) and math.isfinite(part)):
+        return math.inf
+    return max(total - part, 0.0)
+
+
+def reading(step: Step, rows: np.ndarray, base: sp.csr_matrix, bias: float) -> Step:
+    """Return the step that reads the register which these rows share, with the largest of their biases."""
+    one_row = step.rows(rows[:1])
+    return Step(
+        base, np.array([bias]), 1.0, step.stage, one_row.inexact, step.roundings, np.array([step.offset[rows].max()])
+    )
 
 
 def _bent(
@@ -163,7 +171,7 @@ def _bent(
     first = steps[0]
     base, sign = shared_register(first, chosen[0])
     bias = first.bias[chosen[0]]
-    read = Step(base, np.array([np.abs(bias).max(initial=0.0)]), 1.0, first.roundings, first.stage)
+    read = reading(first, chosen[0], base, float(np.abs(bias).max(initial=0.0)))
     shifted, error = affine(field, read, np.array([0]), roundoff)
     register = shifted[0] - read.bias[0]
     kink = float((abs(base) @ field.kink)[0])
@@ -218,15 +226,13 @@ def follow_curve(
     for unit, error in ((0.0, 0.0), (roundoff, noise)):
         followed = one.first_curve(low, high, sign, bias, error, first.slope)
         for depth, step in enumerate(steps[1:], start=1):
-            weight = step.weight[chosen[depth]][:, chosen[depth - 1]]
-            extra = step.roundings if unit else 0.0
-            followed = one.push(followed, Step(weight, step.bias[chosen[depth]], step.slope, extra, step.stage), unit)
-        last = Step(head.weight[row][:, chosen[-1]], head.bias[[row]], 1.0, 0.0, -1)
+            followed = one.push(followed, step.rows(chosen[depth]).columns(chosen[depth - 1]), unit)
+        last = head.rows(np.array([row])).columns(chosen[-1])
         s, bound = one.affine(followed, last, unit)
         target = lo + (hi - lo) * (followed.tau - shift)
         radius = np.maximum(bound[0, :-1], bound[0, 1:]) if unit else np.zeros(len(target) - 1)
         found.append(one.deviation(loss, s[0, :-1], s[0, 1:], target[:-1], target[1:], radius))
-    return Parts((hi - lo) * away, found[0], max(found[1] - found[0], 0.0))
+    return Parts((hi - lo) * away, found[0], _more(found[1], found[0]))
 
 
 def units_feeding(steps: Sequence[Step], head: Step, row: int) -> list[np.ndarray]:

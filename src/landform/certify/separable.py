@@ -12,7 +12,15 @@ import scipy.sparse as sp
 
 from landform.certify.network import Network, Step
 from landform.certify.propagate import rounding
-from landform.certify.prove import Parts, ProofError, follow_curve, moving_output, shared_register, units_feeding
+from landform.certify.prove import (
+    Parts,
+    ProofError,
+    follow_curve,
+    moving_output,
+    reading,
+    shared_register,
+    units_feeding,
+)
 from landform.pattern import SumPattern
 from landform.response import AbstractResponse
 
@@ -55,9 +63,7 @@ def prove_sum(
     cells = [len(f) - 1 for f in pattern.axes]
     field, scale = _inject(network.steps[0], cells, network.unit_roundoff)
     rest = list(network.steps[1:])
-    first = rest[0]
-    scaled = (first.weight @ sp.diags(1 / scale)).tocsr()
-    rest[0] = Step(scaled, first.bias, first.slope, first.roundings, first.stage)
+    rest[0] = rest[0].rescaled(np.ones(rest[0].weight.shape[0]), 1 / scale)
     before = [step for step in rest if step.stage < spline_stage]
     after = rest[len(before) :]
     for step in before:
@@ -69,7 +75,7 @@ def prove_sum(
         chosen = units_feeding(after, head, row)
         base, sign = shared_register(after[0], chosen[0])
         bias = np.abs(after[0].bias[chosen[0]]).max(initial=0.0)
-        read = Step(base, np.array([0.0]), 1.0, after[0].roundings, after[0].stage)
+        read = reading(after[0], chosen[0], base, 0.0)
         parts, error = _affine(field, read, network.unit_roundoff, extra_bias=bias)
         register = parts[0]
         wanted = [f.numpy() - float(f.mean()) for f in pattern.axes]
@@ -102,8 +108,7 @@ def _inject(step: Step, cells: Sequence[int], roundoff: float) -> tuple[AxisFiel
     # nodes beyond an axis's own are copies of its last one: they change no minimum and no maximum
     index = np.minimum(np.arange(width)[None], size[:, None])
     start = AxisField(index, {}, np.arange(z), np.zeros(z), np.zeros(z))
-    scaled = sp.csr_matrix(rows * scale[:, None] / size)
-    return _propagate(start, Step(scaled, step.bias, step.slope, step.roundings, step.stage), roundoff), scale
+    return _propagate(start, step.rescaled(scale, 1 / size), roundoff), scale
 
 
 def _affine(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -126,11 +131,10 @@ def _affine(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0
 def _bound(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.0) -> np.ndarray:
     weight = abs(step.weight)
     partial = weight @ field.size() + np.abs(step.bias) + extra_bias
-    inexact = weight.copy()
-    inexact.data = np.where(np.frexp(inexact.data)[0] == 0.5, 0.0, inexact.data)
     terms = np.diff(weight.indptr) + (np.abs(step.bias) + extra_bias > 0)
     own = np.where(terms >= 2, partial, 0.0)
-    return rounding(own, partial, weight @ field.error, inexact @ field.size(), terms, step.roundings, roundoff)
+    products = step.inexact @ field.size() + step.roundings * (partial + step.offset)
+    return rounding(own, partial, weight @ field.error, products, terms, roundoff)
 
 
 def _propagate(field: AxisField, step: Step, roundoff: float) -> AxisField:
@@ -152,8 +156,7 @@ def _propagate(field: AxisField, step: Step, roundoff: float) -> AxisField:
     several: dict[int, np.ndarray] = {}
     many = np.flatnonzero(~one)
     if len(many):
-        part = Step(weight[many], step.bias[many], step.slope, step.roundings, step.stage)
-        parts, _ = _affine(field, part, roundoff)
+        parts, _ = _affine(field, step.rows(many), roundoff)
         several = {int(unit): value for unit, value in zip(many, parts, strict=True)}
     if step.slope < 1.0:
         left, right = single[:, :-1], single[:, 1:]

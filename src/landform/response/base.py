@@ -277,4 +277,5 @@ def as_list(values: Tensor | Sequence[float] | None) -> list[float] | None:
     """
     if values is None:
         return None
-    return [float(x) for x in torch.as_tensor(values, dtype=torch.float64).reshape(-1)]
+    numbers: list[float] = torch.as_tensor(values, dtype=torch.float64).reshape(-1).tolist()
+    return numbers

@@ -107,7 +107,7 @@ class CallableResponse(AbstractResponse):
         shape = list(tensor.shape[1:])
         distinct, counts = distinct[counts > 0], counts[counts > 0]
         mode = find_mode(function, distinct.reshape(-1, *shape).to(kept), torch.from_numpy(counts), outputs)
-        if mode == "batch" and len(distinct) < len(rows) and not np.array_equal(counts, np.round(counts)):
+        if mode == "batch" and not np.array_equal(counts, np.round(counts)):
             raise DataError("weights need a loss that is the mean of per-sample losses; this one is not")
         sigma = constant_loss(function, distinct.reshape(-1, *shape).to(kept), torch.from_numpy(counts), mode)
         best = find_minimum(sigma, outputs)

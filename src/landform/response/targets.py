@@ -10,6 +10,7 @@ from torch import Tensor
 
 from landform.errors import DataError, InputError
 
+_MOST_CLASSES = 10_000_000
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -24,9 +25,15 @@ def read_targets(targets: Any, loss: str) -> Tensor:
         The detached tensor, of its own dtype.
 
     Raises:
-        DataError: If there is no sample, or an entry is NaN, infinite or complex.
+        DataError: If there is no sample, or an entry is no number, NaN, infinite or complex.
     """
-    tensor = targets.detach().cpu() if isinstance(targets, Tensor) else torch.as_tensor(np.asarray(targets))
+    if isinstance(targets, Tensor):
+        tensor = targets.detach().cpu()
+    else:
+        try:
+            tensor = torch.as_tensor(np.asarray(targets))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{loss} got targets that are no array of numbers: {error}; pass a tensor") from error
     if tensor.ndim == 0 or tensor.numel() == 0:
         raise DataError(f"{loss} got targets of shape {list(tensor.shape)}: no samples; pass at least one")
     if tensor.is_complex():
@@ -123,6 +130,10 @@ def read_classes(
         if not share.sum() > 0:
             raise DataError(f"{loss}: every label equals ignore_index={ignore_index}; nothing is left to count")
     classes = int(labels.max()) + 1 if outputs is None else outputs
+    if outputs is None and classes > _MOST_CLASSES:
+        raise DataError(
+            f"{loss} got label {classes - 1}: too many classes to guess; pass outputs= as the network's output size"
+        )
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise DataError(

@@ -1,0 +1,217 @@
+"""``landform plan``: what an architecture holds, and what a resolution or an error would take."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from landform.cli.options import (
+    COMPILE_GROUP,
+    DATA_GROUP,
+    DATA_HELP,
+    NETWORK_GROUP,
+    PATTERN_GROUP,
+    Json,
+    Loss,
+    Quiet,
+    Split,
+    Widths,
+)
+from landform.cli.terminal import Voice, say, say_json, table
+
+if TYPE_CHECKING:
+    from landform.program.capacity import Capacity
+    from landform.response import AbstractResponse
+
+PLAN_EPILOGUE = """\
+Example:
+  landform plan --widths 512 512 512 64           what do these hidden layers hold?
+  landform plan --model mynet:make --resolution 64  does your own network hold 64 × 64 cells?
+  landform plan --resolution 128 --epsilon 1e-5   which widths would do?
+
+--json prints capacity (null without a network), fits, needed (widths and parameters, a form each) and knots (the
+units that each epsilon takes in the last hidden layer).
+
+Exit codes: 0 done, 2 an error, 130 interrupted."""
+
+EPSILONS = (1e-3, 1e-4, 1e-5, 1e-6)
+MOST_KNOTS = 4096  # more than this reaches rounding
+
+
+def plan(
+    *,
+    model: Annotated[
+        str | None,
+        Parameter(
+            group=NETWORK_GROUP, metavar="MODULE:FACTORY", help="Your own function or class that makes a network."
+        ),
+    ] = None,
+    widths: Widths = None,
+    resolution: Annotated[
+        list[int] | None,
+        Parameter(negative="", group=PATTERN_GROUP, metavar="N [N…]", help="Cells an axis that are wanted."),
+    ] = None,
+    z: Annotated[int, Parameter(group=PATTERN_GROUP, help="Coordinates, 1 to 4.")] = 2,
+    channels: Annotated[
+        int, Parameter(group=PATTERN_GROUP, help="Channels of the pattern; 3 for a picture in colour.")
+    ] = 1,
+    epsilon: Annotated[
+        float, Parameter(group=COMPILE_GROUP, metavar="E", help="Error of the response curve, a fraction of the range.")
+    ] = 1e-4,
+    axis_aligned: Annotated[
+        bool, Parameter(group=COMPILE_GROUP, help="Each direction is one coordinate of the first bias.")
+    ] = True,
+    data: Annotated[str, Parameter(group=DATA_GROUP, metavar="NAME|PATH|MODULE:LOADER", help=DATA_HELP)] = "digits",
+    split: Split = None,
+    loss: Loss = "cross_entropy",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Say what a network's hidden layers hold, and what a resolution or an error would take.
+
+    With --widths or --model: the finest pattern that our best schedule packs into them, a lower bound on what they can
+    hold. With --resolution: which widths would do. Always: how many units the response curve takes.
+    """
+    voice = Voice(quiet=quiet)
+    from landform.cli.sources import FIT, read_data, read_loss, read_model
+    from landform.errors import InputError
+
+    if widths and model is not None:
+        raise InputError("--widths and --model both name a network; give one of them")
+    if model == FIT:
+        raise InputError("--model fit builds whatever is needed; give --resolution to see what that is")
+    wanted = cells(resolution, z)
+    with voice.step("reading"):
+        samples = read_data(data, split)
+        network = None if model is None else read_model(model)
+        chosen = read_loss(loss)
+        response = curve(chosen, samples, network)
+    with voice.step("packing"):
+        held = capacity_of(network, widths, z=z, channels=channels, axis_aligned=axis_aligned)
+        knots = {e: knots_for(response, e) for e in sorted({*EPSILONS, epsilon}, reverse=True)}
+        shape = tuple(samples.inputs.shape[1:])
+        take = needs(
+            wanted, knots[epsilon] or MOST_KNOTS, channels, response.n_outputs, shape, axis_aligned=axis_aligned
+        )
+    result: dict[str, Any] = {
+        "capacity": None if held is None else held.to_json(),
+        "fits": None if held is None or not wanted else held.best.cells >= max(wanted),
+        "epsilon": None if held is None else attained(response, held.best.knots),
+        "resolution": list(wanted),
+        "needed": take,
+        "knots": [{"epsilon": e, "knots": k} for e, k in knots.items()],
+        "loss": loss,
+        "data": {"name": samples.name, "split": samples.split},
+    }
+    if json:
+        say_json(result)
+    else:
+        say(words(result, held))
+    return 0
+
+
+def cells(resolution: list[int] | None, z: int) -> tuple[int, ...]:
+    """Return cells per axis, checked, or nothing."""
+    from landform.pattern.resolution import cells_of
+
+    if resolution is None:
+        return ()
+    return cells_of(resolution[0] if len(resolution) == 1 else tuple(resolution), z)
+
+
+def curve(loss: Any, samples: Any, network: Any) -> "AbstractResponse":
+    """Return the response that the knots are counted for."""
+    from landform.imprint.lower.chain import trace
+    from landform.response import respond
+
+    outputs = trace(network).heads[0].outputs if network is not None else None
+    if outputs is None and not isinstance(loss, str):
+        outputs = samples.classes
+    return respond(loss, samples.targets, outputs=outputs, weights=samples.weights)
+
+
+def capacity_of(
+    network: Any, widths: list[int] | None, *, z: int, channels: int, axis_aligned: bool
+) -> "Capacity | None":
+    """Return what a network or given widths hold, or None where there are neither."""
+    from landform.imprint.lower.chain import trace
+    from landform.imprint.lower.linear import capacities
+    from landform.program.capacity import capacity
+
+    per_hinge = 1
+    usable = widths
+    if network is not None:
+        usable, per_hinge = capacities(trace(network))
+    if usable is None:
+        return None
+    return capacity(usable, z=z, channels=channels, per_hinge=per_hinge, axis_aligned=axis_aligned)
+
+
+def knots_for(response: "AbstractResponse", epsilon: float) -> int | None:
+    """Return how many units a response curve takes on the automatic range, None if too many."""
+    from landform.errors import CapacityError
+    from landform.response import fit_spline
+
+    lo, hi = response.auto_range()
+    try:
+        return fit_spline(response, lo, hi, epsilon=epsilon, max_units=MOST_KNOTS).units
+    except CapacityError:
+        return None
+
+
+def attained(response: "AbstractResponse", units: int) -> float | None:
+    """Return the error of the response curve with a number of units, as a fraction of the range."""
+    from landform.response import fit_spline
+
+    if units < 1:
+        return None
+    lo, hi = response.auto_range()
+    return fit_spline(response, lo, hi, units=min(units, MOST_KNOTS)).gap / (hi - lo)
+
+
+def needs(
+    wanted: tuple[int, ...], knots: int, channels: int, outputs: int, sample: tuple[int, ...], *, axis_aligned: bool
+) -> list[dict[str, Any]]:
+    """Return widths and parameters that each form takes for a resolution."""
+    import itertools
+    import math
+
+    from landform.program.capacity import needed
+
+    if not wanted:
+        return []
+    forms = {1: ("hinges", "hats"), 2: ("hats", "strips") if min(wanted) > 1 else ("hats",)}.get(len(wanted), ("hats",))
+    found = []
+    for form in forms:
+        widths = needed(wanted, form=form, knots=knots, channels=channels, axis_aligned=axis_aligned)
+        sizes = [math.prod(sample), *widths, outputs * channels]
+        parameters = sum((a + 1) * b for a, b in itertools.pairwise(sizes))
+        found.append({"form": form, "widths": widths, "parameters": parameters})
+    return found
+
+
+def words(result: dict[str, Any], held: "Capacity | None") -> str:
+    """Return the plan as text."""
+    parts = []
+    if held is not None:
+        parts.append(str(held))
+        if result["epsilon"] is not None:
+            parts.append(
+                f"  with {held.best.knots} knots the response curve is within {result['epsilon']:.1e} of the range"
+            )
+        if result["fits"] is not None:
+            size = " × ".join(map(str, result["resolution"]))
+            parts.append(f"  {size} cells {'fit' if result['fits'] else 'do not fit'}")
+    if result["needed"]:
+        parts.append(f"{' × '.join(map(str, result['resolution']))} cells take at least")
+        rows: list[tuple[str, object]] = [
+            (n["form"], f"hidden widths {', '.join(map(str, n['widths']))}: {n['parameters']:,} parameters")
+            for n in result["needed"]
+        ]
+        parts.append(table(rows, indent="  "))
+    parts.append(f"units of the response curve, {result['loss']} on {result['data']['name']}")
+    rows = [
+        (f"epsilon {k['epsilon']:g}", k["knots"] if k["knots"] is not None else f"more than {MOST_KNOTS:,}")
+        for k in result["knots"]
+    ]
+    parts.append(table(rows, indent="  "))
+    return "\n".join(parts)

@@ -1,0 +1,117 @@
+"""A surface over one coordinate as a line, or over points as a scatter: measured against promised."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from landform.errors import InputError
+from landform.view.read import axes_of, channels_of, variable_of
+from landform.view.style import MEASURED, QUIET, TARGET, axis_label, loss_label, new_figure, plain, quiet_style
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import xarray
+
+_HEADS = ("#d1495b", "#3a8f5c", "#1f5fa8", "#8a5fb0")
+
+
+def profile(
+    surface: "xarray.Dataset",
+    *,
+    variable: str = "loss",
+    channel: int | None = None,
+    ax: "matplotlib.axes.Axes | None" = None,
+    log: bool = False,
+    target: bool = True,
+    title: str | None = None,
+) -> "matplotlib.axes.Axes":
+    """Draw a loss along one coordinate, with its target where there is one.
+
+    Args:
+        surface: A surface over one coordinate.
+        variable: What to draw; ``"loss"`` by default.
+        channel: Which head; None draws all of them.
+        ax: Where to draw; a new figure by default.
+        log: Logarithmic loss axis.
+        target: Whether to draw the promised loss, dashed above the measured one, beside ``"loss"``.
+        title: Above; none by default.
+
+    Returns:
+        The axes. Values that are not finite are gaps.
+
+    Raises:
+        InputError: If the surface is not over one coordinate.
+        UnknownNameError: If there is no such variable.
+
+    Example:
+        >>> import xarray as xr
+        >>> line = xr.DataArray([0.0, 2.0], dims="h1", coords={"h1": [0, 1]}, attrs={"units": "nat"})
+        >>> ax = profile(line.to_dataset(name="loss"))
+        >>> ax.get_ylabel(), ax.lines[0].get_ydata().tolist()
+        ('loss (nat)', [0.0, 2.0])
+    """
+    names = axes_of(surface)
+    if len(names) != 1 or names[0] == "node":
+        raise InputError(f"a profile needs one coordinate, the surface has {', '.join(names)}; use .picture()")
+    heads = range(channels_of(surface)) if channel is None else (channel,)
+    with quiet_style():
+        own = new_figure(5.2, 3.2).add_subplot() if ax is None else ax
+        for head in heads:
+            field = variable_of(surface, variable, head)
+            x = field[names[0]].values
+            several = len(heads) > 1
+            name = f"measured, head {head}" if several else "measured"
+            own.plot(x, field.values, color=_HEADS[head % 4] if several else MEASURED, label=name, linewidth=2.2)
+            if target and variable == "loss" and "target" in surface:
+                wanted = variable_of(surface, "target", head).values
+                name = "target" if head == heads[0] else "_target"
+                colour = "black" if several else TARGET
+                own.plot(x, wanted, color=colour, label=name, linewidth=1.1, linestyle=(0, (4, 3)))
+        own.set(xlabel=axis_label(names[0]), ylabel=loss_label(variable, str(surface[variable].attrs.get("units", ""))))
+        own.set_xlim(float(x[0]), float(x[-1]))
+        own.spines[["top", "right"]].set_visible(False)
+        if log:
+            own.set_yscale("log")
+        if len(own.lines) > 1:
+            own.legend(loc="best")
+        if title is not None:
+            own.set_title(plain(title))
+    return own
+
+
+def scatter(
+    surface: "xarray.Dataset", *, ax: "matplotlib.axes.Axes | None" = None, title: str | None = None
+) -> "matplotlib.axes.Axes":
+    """Draw the measured loss of every point against its target, for spaces too large to draw.
+
+    Args:
+        surface: A surface with a target, of any shape.
+        ax: Where to draw; a new figure by default.
+        title: Above; none by default.
+
+    Returns:
+        The axes; on the diagonal measured and target agree.
+
+    Raises:
+        UnknownNameError: If the surface has no target.
+    """
+    target, loss = surface_values(surface, "target"), surface_values(surface, "loss")
+    unit = str(surface["loss"].attrs.get("units", ""))
+    with quiet_style():
+        own = new_figure(4.2, 4.0).add_subplot() if ax is None else ax
+        ends = [np.nanmin(target), np.nanmax(target)]
+        own.plot(ends, ends, color=QUIET, linewidth=0.8)
+        own.scatter(target, loss, s=6, color=MEASURED, alpha=0.6, linewidths=0, rasterized=len(loss) > 2000)
+        own.set(xlabel=loss_label("promised loss", unit), ylabel=loss_label("loss", unit), aspect="equal")
+        own.spines[["top", "right"]].set_visible(False)
+        if title is not None:
+            own.set_title(plain(title))
+    return own
+
+
+def surface_values(surface: "xarray.Dataset", name: str) -> np.ndarray:
+    """Return all values of a variable of every head, flat."""
+    if "channel" not in surface.dims:
+        return np.asarray(variable_of(surface, name).values, dtype=np.float64).reshape(-1)
+    heads = range(channels_of(surface))
+    return np.concatenate([variable_of(surface, name, head).values.reshape(-1) for head in heads]).astype(np.float64)
