@@ -93,7 +93,7 @@ def _prove(imprint: Imprint, network: Network) -> list[Parts]:
 
 def _measure(imprint: Imprint) -> list[Parts]:
     """Measure the largest difference on nodes and random points: no proof."""
-    from landform.scan.collapsed import losses_at
+    from landform.imprint.collapsed import losses_at
 
     generator = torch.Generator().manual_seed(0)
     h = torch.rand(SAMPLES, imprint.z, dtype=torch.float64, generator=generator)

@@ -30,10 +30,12 @@ class AxisField:
     """Units as Σ_i g_i(h_i): nodal values of each g_i, and two scalar radii a unit.
 
     Args:
-        value: ``[units, z, nodes]`` for units that read several axes, ``[units, nodes]`` packed otherwise.
+        single: Nodal values of units that read one axis, ``[units, nodes]`` (zero for the others).
+        several: Nodal values ``[z, nodes]`` of each unit that reads several.
         axis: The one axis a unit reads, −1 for several; units that read none count as axis 0.
         error: Bound of rounding.
         kink: Bound of sign changes.
+        z: Number of axes.
     """
 
     single: np.ndarray
@@ -41,6 +43,7 @@ class AxisField:
     axis: np.ndarray
     error: np.ndarray
     kink: np.ndarray
+    z: int
 
     def size(self) -> np.ndarray:
         """Return sup |x| of every unit."""
@@ -107,18 +110,15 @@ def _inject(step: Step, cells: Sequence[int], roundoff: float) -> tuple[AxisFiel
     scale = np.where(plain, size[rows.argmax(axis=1)], 1.0)
     # nodes beyond an axis's own are copies of its last one: they change no minimum and no maximum
     index = np.minimum(np.arange(width)[None], size[:, None])
-    start = AxisField(index, {}, np.arange(z), np.zeros(z), np.zeros(z))
+    start = AxisField(index, {}, np.arange(z), np.zeros(z), np.zeros(z), z)
     return _propagate(start, step.rescaled(scale, 1 / size), roundoff), scale
 
 
 def _affine(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Return pre-activations ``[rows, z, nodes]`` (dense; for few rows) and their scalar error bounds."""
     weight = step.weight
-    z = int(field.axis.max(initial=0)) + 1
-    for parts in field.several.values():
-        z = max(z, len(parts))
-    out = np.zeros((weight.shape[0], z, field.single.shape[1]))
-    for axis in range(z):
+    out = np.zeros((weight.shape[0], field.z, field.single.shape[1]))
+    for axis in range(field.z):
         units = np.flatnonzero(field.axis == axis)
         if len(units):
             out[:, axis] = weight[:, units] @ field.single[units]
@@ -168,4 +168,4 @@ def _propagate(field: AxisField, step: Step, roundoff: float) -> AxisField:
         for number, value in several.items():
             kink[number] += max(0.0, -float(value.min(axis=1).sum()))
     axis = np.where(one, np.where(most < 0, 0, most), -1)
-    return AxisField(single, several, axis, error, kink)
+    return AxisField(single, several, axis, error, kink, field.z)

@@ -1,5 +1,6 @@
 """``landform certify``: prove a bundle again, from its weights and label statistics alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,6 +72,8 @@ def certify(
         samples = None if data is None else read_data(data, split or stored(made, "split"))
     with voice.step("proving"):
         proof = replace(prove(made), data_hash=stored(made, "hash") or "")
+    if proof.resampling is not None and math.isnan(proof.resampling):
+        proof = replace(proof, resampling=None, resampling_kind=None)  # the original is not in the bundle
     found: Sequence[str] = () if samples is None else differences(made, samples)
     if found:
         proof = replace(proof, holds=False, failures=(*proof.failures, *found))

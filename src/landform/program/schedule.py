@@ -22,6 +22,8 @@ from landform.program.hats import Block, HatFamily, resolve
 from landform.program.program import Stack, Units
 from landform.program.strips import hinge_keys, strips
 
+MANY_HINGES = 256  # a sum of more hinges than this gets a layer with one register an axis, if there is one
+
 
 @dataclass(frozen=True)
 class Open:
@@ -361,12 +363,37 @@ def sums_by_carrying(axes: Sequence[np.ndarray], widths: Sequence[int], per_hing
             terms.append(("hinges", bend[:, part]))
         done_before, done = done, part.stop
         if last:
+            if not done_before and z > 1 and total > MANY_HINGES and _room(widths, number + 1) >= z * channels:
+                return _summed_by_axis(stack, axes, terms)
             bias = -offset if done_before else start
             return Open(stack, terms, np.asarray(bias, dtype=float), f"hinges over {number + 1} layer(s)")
     raise CapacityError(
         f"{total - done} of {total} hinges are left after the last hidden layer; lower the resolution or use a wider"
         " or deeper network"
     )
+
+
+def _room(widths: Sequence[int], number: int) -> int:
+    return widths[number] if number < len(widths) else 0
+
+
+def _summed_by_axis(stack: Stack, axes: Sequence[np.ndarray], terms: list[tuple[str, np.ndarray]]) -> Open:
+    """Append a layer that carries each f_i(h_i) ≥ 0 by itself.
+
+    A dot product of thousands of terms has a rounding bound in proportion; z short ones and one of z terms do not.
+    """
+    z, channels = len(axes), axes[0].shape[1]
+    owner = np.concatenate([np.arange(z), *(np.full(len(f) - 2, i) for i, f in enumerate(axes))])
+    joined = np.concatenate([block for _, block in terms], axis=1)  # h first, then the hinges, as in ``terms``
+    sizes = [block.shape[1] for _, block in terms]
+    rows = [np.where(owner == i, joined[c], 0.0) for i in range(z) for c in range(channels)]
+    blocks = np.split(np.stack(rows), np.cumsum(sizes)[:-1], axis=1)
+    bias = np.array([axes[i][0, c] for i in range(z) for c in range(channels)])
+    names = [group for group, _ in terms]
+    units = Units("axes", z * channels, [(g, None, b) for g, b in zip(names, blocks, strict=True)], bias, carried=True)
+    stack.add("axes", [units])
+    read = np.tile(np.eye(channels), (1, z))
+    return Open(stack, [("axes", read)], np.zeros(channels), "hinges, then one register an axis")
 
 
 def _lowest_partial_sum(axes: Sequence[np.ndarray], owner: np.ndarray, first: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from landform.data import Data, load_data
 from landform.errors import InputError
 from landform.imprint.imprint import Imprint
 from landform.response import respond_like, transfer
-from landform.scan.collapsed import BATCH, losses_at, outputs_at
+from landform.imprint.collapsed import BATCH, losses_at, outputs_at
 from landform.scan.places import Places, default_grid, grid_places, point_places
 from landform.scan.surface import brief, build_surface, unit_of, versions
 from landform.subspace import Subspace
@@ -74,8 +74,8 @@ def scan(
         at: A point ``[z]`` through which such a slice goes; the middle of the ranges by default.
         data: Another data set, e.g. a test split. The ``target`` of an imprint is then what its labels predict
             (`landform.response.transfer`).
-        check: At how many random points (seed 0) an imprint is measured the long way. None: up to 4, fewer (but one) for
-            large networks on large data. 0 for none.
+        check: At how many random points (seed 0) an imprint is measured the long way. None: up to 4, fewer (but one)
+            for large networks on large data. 0 for none.
         progress: Show a bar on stderr; None: on a terminal, when it takes longer than a second.
 
     Returns:
@@ -257,8 +257,8 @@ def _task_places(
     varying = subspace.z if axes is None else len(axes)
     if grid is None and varying not in DEFAULT_GRID:
         raise InputError(
-            f"a grid over {varying} coordinates costs a pass over the data for each of its nodes; choose the nodes per axis"
-            f" (grid=…), a plane (axes=(1, 2)) or points of shape [points, {subspace.z}] (points=…)"
+            f"a grid over {varying} coordinates costs a pass over the data for each of its nodes; choose the nodes per"
+            f" axis (grid=…), a plane (axes=(1, 2)) or points of shape [points, {subspace.z}] (points=…)"
         )
     return grid_places(subspace.z, DEFAULT_GRID[varying] if grid is None else grid, ranges=ranges, axes=axes, at=at)
 

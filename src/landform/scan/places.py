@@ -72,8 +72,8 @@ def grid_places(
         raise InputError(f"grid has {len(counts)} entries for {len(varying)} axes; give one number, or one per axis")
     if math.prod(counts) > MAX_NODES:
         raise InputError(
-            f"a grid of {'×'.join(map(str, counts))} has {math.prod(counts):,} nodes, more than the limit of {MAX_NODES:,};"
-            " take fewer a axis, a slice (axes=(1, 2)), or points of your own (points=…)"
+            f"a grid of {'×'.join(map(str, counts))} has {math.prod(counts):,} nodes, more than the limit of"
+            f" {MAX_NODES:,}; take fewer per axis, a slice (axes=(1, 2)), or points of your own (points=…)"
         )
     box = _ranges(z, ranges)
     lines = tuple(_line(*box[k], n) for k, n in zip(varying, counts, strict=True))
@@ -128,10 +128,11 @@ def default_grid(pattern: Pattern | SumPattern, axes: Sequence[int] | None) -> t
     cells = [pattern.resolution[k] for k in _axes(pattern.z, axes)]
     while len(cells) > 2 and math.prod(n + 1 for n in cells) > MAX_DEFAULT_NODES:
         if any(n % 2 for n in cells):
+            shown = " × ".join(str(n + 1) for n in cells[:4]) + (" × …" if len(cells) > 4 else "")
             raise InputError(
-                f"the pattern's own grid has {' × '.join(str(n + 1) for n in cells[:4])}{' × …' if len(cells) > 4 else ''}"
-                f" nodes in {len(cells)} dimensions, more than {MAX_DEFAULT_NODES:,}; choose a plane (axes=(1, 2)), points"
-                f" of shape [points, {pattern.z}] (points=…), or the nodes per axis (grid=…)"
+                f"the pattern's own grid has {shown} nodes in {len(cells)} dimensions, more than {MAX_DEFAULT_NODES:,};"
+                f" choose a plane (axes=(1, 2)), points of shape [points, {pattern.z}] (points=…), or the nodes per axis"
+                " (grid=…)"
             )
         cells = [n // 2 for n in cells]
     return tuple(n + 1 for n in cells)

@@ -39,8 +39,8 @@ def build_surface(
         attrs: Attributes of the dataset.
 
     Returns:
-        ``loss``, ``loss_stderr`` (0: the mean is over all samples, so it has no sampling error), ``samples`` and, with a
-        target, ``target`` and ``difference`` = loss − target. Dims are ``h1`` … ``hz``, or ``node`` for a list of
+        ``loss``, ``loss_stderr`` (0: the mean is over all samples, so it has no sampling error), ``samples`` and, with
+        a target, ``target`` and ``difference`` = loss − target. Dims are ``h1`` … ``hz``, or ``node`` for a list of
         points, then ``channel`` for several heads.
 
     Example:

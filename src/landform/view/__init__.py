@@ -14,18 +14,15 @@ from landform.view.profile import profile, scatter
 from landform.view.relief import relief
 
 __all__ = [
-    # whole figures
+    "SurfaceAccessor",
     "compare",
-    "picture",
-    # one panel
     "heat",
+    "imprint_html",
+    "picture",
     "profile",
+    "register",
     "relief",
     "scatter",
-    # notebooks and datasets
-    "SurfaceAccessor",
-    "imprint_html",
-    "register",
     "surface_html",
 ]
 

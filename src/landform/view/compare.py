@@ -7,11 +7,11 @@ import numpy as np
 
 from landform.errors import InputError
 from landform.view.colour import in_colour
-from landform.view.heat import draw_cells, heat
+from landform.view.heat import BAR, draw_cells, heat
 from landform.view.profile import profile, scatter, surface_values
 from landform.view.read import axes_of, channels_of, limits, variable_of
 from landform.view.relief import relief
-from landform.view.style import DIVERGING, MEASURED, QUIET, axis_label, loss_label, new_figure, plain, quiet_style
+from landform.view.style import DIVERGING, MEASURED, QUIET, axis_label, new_figure, plain, quiet_style, variable_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -53,113 +53,125 @@ def compare(
         if axes == ("node",):
             figure = _points(surface)
         elif len(axes) == 1:
-            figure = _line(surface, axes[0])
+            figure = _line(surface)
         elif len(axes) == 2 and heads == 3:
             figure = _colour(surface, with_relief)
         elif len(axes) == 2:
             figure = _maps(surface, heads, with_relief)
         else:
             figure = _slices(surface, axes, heads)
-        figure.suptitle(_heading(surface, certificate), x=0.012, ha="left", fontsize=10.5)
+        figure.suptitle(_heading(surface, certificate), x=0.012, ha="left", fontsize=10, linespacing=1.4)
     return figure
 
 
 def _heading(surface: "xarray.Dataset", certificate: "Certificate | None") -> str:
-    title = plain(str(surface.attrs.get("title", "")), 90)
-    unit = str(surface["loss"].attrs.get("units", ""))
-    unit = "" if unit == "loss" else f" {unit}"
-    parts = [f"largest difference {largest(surface):.2g}{unit}"]
+    title = plain(str(surface.attrs.get("title", "")), 72)
+    unit = _unit(surface)
+    parts = [f"largest difference {largest(surface):.2g}{unit} at the nodes"]
     if certificate is not None and certificate.failures:
         parts.append("not certified")
     elif certificate is not None:
-        word = "certified over the whole box" if certificate.kind == "certified" else certificate.kind
-        parts.append(f"{word}: at most {certificate.bound:.2g}{unit}")
-    return "  ·  ".join([title, *parts] if title else parts)
+        word = "certified" if certificate.kind == "certified" else certificate.kind
+        parts.append(f"{word} over the whole box: at most {certificate.bound:.2g}{unit}")
+    facts = " · ".join(parts)
+    return f"{title}\n{facts}" if title else facts
 
 
-def largest(surface: "xarray.Dataset") -> float:
-    """Return the largest |loss − target| over all heads; NaN where nothing is finite.
+def _unit(surface: "xarray.Dataset") -> str:
+    unit = str(surface["loss"].attrs.get("units", ""))
+    return "" if unit in ("", "loss") else f" {unit}"
+
+
+def largest(surface: "xarray.Dataset", channel: int | None = None) -> float:
+    """Return the largest |loss − target|, over all heads or of one; NaN where nothing was measured.
 
     Example:
         >>> import xarray as xr
         >>> largest(xr.Dataset({"difference": ("h1", [0.5, -2.0, float("nan")])}))
         2.0
     """
-    size = np.abs(surface["difference"].values.astype(np.float64))
+    field = surface["difference"] if channel is None else variable_of(surface, "difference", channel)
+    size = np.abs(field.values.astype(np.float64))
     kept = size[~np.isnan(size)]
     return float(kept.max()) if kept.size else float("nan")
 
 
 def _maps(surface: "xarray.Dataset", heads: int, with_relief: bool) -> "matplotlib.figure.Figure":
     columns = 4 if with_relief else 3
-    figure = new_figure(3.55 * columns + 0.2, 3.45 * heads + 0.35)
+    figure = new_figure(3.6 * columns, 3.05 * heads + 0.55)
     for head in range(heads):
-        channel = head if heads > 1 else None
-        mark = f", head {head}" if heads > 1 else ""
+        channel, mark = (head, f", head {head}") if heads > 1 else (None, "")
         clip = _shared(surface, channel)
         for column, (variable, title) in enumerate((("target", f"target{mark}"), ("loss", f"measured{mark}"))):
             ax = figure.add_subplot(heads, columns, columns * head + column + 1)
             heat(surface, variable=variable, channel=channel, ax=ax, clip=clip, title=title)
-        difference_map(surface, channel, figure.add_subplot(heads, columns, columns * head + 3))
+        title = f"difference{mark}, at most {largest(surface, channel):.2g}{_unit(surface)}"
+        difference_map(surface, channel, figure.add_subplot(heads, columns, columns * head + 3), title=title)
         if with_relief:
             ax3 = figure.add_subplot(heads, columns, columns * head + 4, projection="3d")
-            relief(surface, channel=channel, ax=ax3, title="measured, as a landscape")  # type: ignore[arg-type]
+            relief(surface, channel=channel, ax=ax3, title=f"measured{mark}, as a landscape")
     return figure
 
 
 def _shared(surface: "xarray.Dataset", channel: int | None) -> tuple[float, float] | None:
-    """Return one colour scale for target and measured values: that of the target, which is what they should be."""
-    lo, hi = limits(variable_of(surface, "target", channel).values)
+    """Return one colour scale for target and measured values."""
+    lo, hi = limits(*(variable_of(surface, name, channel).values for name in ("target", "loss")))
     return (lo, hi) if hi > lo else None
 
 
-def difference_map(surface: "xarray.Dataset", channel: int | None, ax: "matplotlib.axes.Axes") -> None:
-    """Draw loss − target on its own scale, symmetric about zero."""
+def difference_map(
+    surface: "xarray.Dataset",
+    channel: int | None,
+    ax: "matplotlib.axes.Axes",
+    *,
+    title: str = "difference",
+    size: float | None = None,
+    colorbar: bool = True,
+) -> None:
+    """Draw loss − target on its own scale, symmetric about zero.
+
+    Args:
+        surface: A surface over two coordinates with a target.
+        channel: Which head, where there are several.
+        ax: Where to draw.
+        title: Above.
+        size: Where the scale ends; the largest difference by default.
+        colorbar: Whether to draw a colour bar.
+    """
     field = variable_of(surface, "difference", channel)
-    size = max(abs(limit) for limit in limits(field.values)) or 1e-16
-    heat(
-        surface,
-        variable="difference",
-        channel=channel,
-        ax=ax,
-        clip=(-size, size),
-        cmap=DIVERGING,
-        contours=False,
-        colorbar=False,
-        title="difference" if channel is None else f"difference, head {channel}",
-    )
-    bar = ax.figure.colorbar(ax.images[0] if ax.images else ax.collections[0], ax=ax, fraction=0.046, pad=0.03)
-    bar.set_label(loss_label("loss − target", str(field.attrs.get("units", ""))))
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
-    bar.formatter.set_powerlimits((-2, 3))  # type: ignore[attr-defined]
-    bar.update_ticks()
+    size = size or max(abs(limit) for limit in limits(field.values)) or 1e-16
+    options: dict[str, Any] = {"clip": (-size, size), "cmap": DIVERGING, "contours": False, "colorbar": False}
+    heat(surface, variable="difference", channel=channel, ax=ax, **options)
+    ax.set_title(title)
+    if colorbar:
+        bar = ax.figure.colorbar(ax.images[0] if ax.images else ax.collections[0], ax=ax, **BAR)
+        bar.set_label(variable_label("difference", str(field.attrs.get("units", ""))))
+        bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+        bar.formatter.set_powerlimits((-2, 3))  # type: ignore[attr-defined]
+        bar.update_ticks()
 
 
 def _colour(surface: "xarray.Dataset", with_relief: bool) -> "matplotlib.figure.Figure":
-    figure = new_figure(11.2, 7.2)
+    figure = new_figure(10.8, 6.6)
     names = axes_of(surface)
     x, y = (np.asarray(surface[name].values, dtype=np.float64) for name in names)
     loss = in_colour(surface, "loss")
-    pictures: list[tuple[str, Any]] = [
-        ("target", in_colour(surface, "target")),
-        ("measured losses of three heads", loss),
-    ]
-    for number, (title, rgb) in enumerate(pictures, start=1):
+    pictures = {"target": in_colour(surface, "target"), "measured: losses of three heads": loss}
+    for number, (title, rgb) in enumerate(pictures.items(), start=1):
         ax = figure.add_subplot(2, 3, number)
         draw_cells(ax, x, y, rgb)
         ax.set(xlabel=axis_label(names[0]), ylabel=axis_label(names[1]), title=title, aspect="equal")
     if with_relief:
         ax3 = figure.add_subplot(2, 3, 3, projection="3d")
         mean = surface[["loss"]].mean("channel", keep_attrs=True)
-        relief(mean, ax=ax3, colours=loss, title="mean of the three, as a landscape")  # type: ignore[arg-type]
+        relief(mean, ax=ax3, colours=loss, title="mean of the three, as a landscape")
     for head, colour in enumerate(("red", "green", "blue")):
         ax = figure.add_subplot(2, 3, 4 + head)
-        difference_map(surface, head, ax)
-        ax.set_title(f"difference, head {head} ({colour})")
+        difference_map(surface, head, ax, title=f"difference, head {head} ({colour})")
     return figure
 
 
-def _line(surface: "xarray.Dataset", name: str) -> "matplotlib.figure.Figure":
+def _line(surface: "xarray.Dataset") -> "matplotlib.figure.Figure":
     figure = new_figure(7.0, 4.8)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
     profile(surface, ax=upper)
@@ -173,7 +185,7 @@ def _line(surface: "xarray.Dataset", name: str) -> "matplotlib.figure.Figure":
     size = largest(surface)
     if np.isfinite(size) and size > 0:
         lower.set_ylim(-1.15 * size, 1.15 * size)
-    lower.set_ylabel(loss_label("loss − target", str(surface["loss"].attrs.get("units", ""))))
+    lower.set_ylabel(variable_label("difference", str(surface["loss"].attrs.get("units", ""))))
     lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     figure.align_ylabels()
     return figure
@@ -185,7 +197,7 @@ def _points(surface: "xarray.Dataset") -> "matplotlib.figure.Figure":
     scatter(surface, ax=left, title=f"{surface.sizes['node']} points")
     difference = surface_values(surface, "difference")
     right.hist(difference[np.isfinite(difference)], bins=40, color=MEASURED)
-    right.set(xlabel=loss_label("loss − target", str(surface["loss"].attrs.get("units", ""))), ylabel="points")
+    right.set(xlabel=variable_label("difference", str(surface["loss"].attrs.get("units", ""))), ylabel="points")
     right.set_title("difference")
     right.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
     right.spines[["top", "right"]].set_visible(False)
@@ -194,19 +206,18 @@ def _points(surface: "xarray.Dataset") -> "matplotlib.figure.Figure":
 
 def _slices(surface: "xarray.Dataset", axes: tuple[str, ...], heads: int) -> "matplotlib.figure.Figure":
     planes = list(itertools.combinations(axes, 2))[:MAX_PLANES]
-    figure = new_figure(3.1 * len(planes) + 0.4, 8.6)
+    figure = new_figure(2.6 * len(planes) + 1.2, 8.2)
+    grid = figure.subplots(3, len(planes), squeeze=False)
     channel = 0 if heads > 1 else None
-    clip = _shared(surface, channel)
+    clip, size = _shared(surface, channel), largest(surface, channel)
     for column, plane in enumerate(planes):
         others = {name: surface.sizes[name] // 2 for name in axes if name not in plane}
         part = surface.isel(others)
         where = ", ".join(f"{axis_label(name)} = {float(part[name]):.3g}" for name in others)
+        last = column == len(planes) - 1
         for row, (variable, word) in enumerate((("target", "target"), ("loss", "measured"))):
-            ax = figure.add_subplot(3, len(planes), row * len(planes) + column + 1)
-            last = column == len(planes) - 1
-            heat(part, variable=variable, channel=channel, ax=ax, clip=clip, colorbar=last)
-            ax.set_title(f"{word}, {where}")
-        ax = figure.add_subplot(3, len(planes), 2 * len(planes) + column + 1)
-        difference_map(part, channel, ax)
-        ax.set_title("difference")
+            heat(part, variable=variable, channel=channel, ax=grid[row, column], clip=clip, colorbar=last)
+            grid[row, column].set_title(f"{word}, {where}")
+        title = f"difference, {where}"
+        difference_map(part, channel, grid[2, column], title=title, size=size, colorbar=last)
     return figure

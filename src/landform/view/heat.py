@@ -6,11 +6,14 @@ import numpy as np
 
 from landform.errors import InputError
 from landform.view.read import Floats, axes_of, edges, is_even, is_smooth, limits, variable_of
-from landform.view.style import CMAP, QUIET, axis_label, loss_label, new_figure, plain, quiet_style
+from landform.view.style import CMAP, QUIET, axis_label, new_figure, plain, quiet_style, variable_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import xarray
+
+BAR: dict[str, Any] = {"fraction": 0.05, "pad": 0.03, "aspect": 26}
+"""How colour bars sit beside their maps."""
 
 
 def heat(
@@ -82,8 +85,8 @@ def heat(
             low, high = limits(values)
             ends = (bool(low < norm.vmin), bool(high > norm.vmax))
             extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[ends]
-            bar = own.figure.colorbar(drawn, ax=own, extend=extend, fraction=0.046, pad=0.03)
-            bar.set_label(loss_label(variable, str(field.attrs.get("units", ""))))
+            bar = own.figure.colorbar(drawn, ax=own, extend=extend, **BAR)
+            bar.set_label(variable_label(variable, str(field.attrs.get("units", ""))))
             bar.outline.set_linewidth(0.5)  # type: ignore[operator]
     return own
 

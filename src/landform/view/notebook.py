@@ -45,7 +45,8 @@ def imprint_html(imprint: Imprint) -> str:
     )
     proof = "no certificate yet: landform.certify(imprint)" if imprint.certificate is None else str(imprint.certificate)
     name = html.escape(imprint.pattern.name)
-    return f"<div><p><b>{name}</b> &middot; {html.escape(facts)}</p>{_image(figure, name)}<pre>{html.escape(proof)}</pre></div>"
+    head = f"<p><b>{name}</b> &middot; {html.escape(facts)}</p>"
+    return f"<div>{head}{_image(figure, name)}<pre>{html.escape(proof)}</pre></div>"
 
 
 def surface_html(surface: "xarray.Dataset") -> str:

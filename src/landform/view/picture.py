@@ -120,7 +120,7 @@ def _alone(surface: "xarray.Dataset", kind: Kind) -> "matplotlib.figure.Figure":
                         heat(surface, channel=channel, ax=figure.add_subplot(*place), title=title)
                     else:
                         ax3 = figure.add_subplot(*place, projection="3d")
-                        relief(surface, channel=channel, ax=ax3, title=title)  # type: ignore[arg-type]
+                        relief(surface, channel=channel, ax=ax3, title=title)
         title = plain(str(surface.attrs.get("title", "")), 60 if kind == "auto" else 44)
         if title:
             figure.suptitle(title, x=0.012, ha="left", fontsize=10.5)

@@ -6,7 +6,17 @@ import numpy as np
 
 from landform.errors import InputError
 from landform.view.read import axes_of, channels_of, variable_of
-from landform.view.style import MEASURED, QUIET, TARGET, axis_label, loss_label, new_figure, plain, quiet_style
+from landform.view.style import (
+    MEASURED,
+    QUIET,
+    TARGET,
+    axis_label,
+    loss_label,
+    new_figure,
+    plain,
+    quiet_style,
+    variable_label,
+)
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -67,7 +77,9 @@ def profile(
                 name = "target" if head == heads[0] else "_target"
                 colour = "black" if several else TARGET
                 own.plot(x, wanted, color=colour, label=name, linewidth=1.1, linestyle=(0, (4, 3)))
-        own.set(xlabel=axis_label(names[0]), ylabel=loss_label(variable, str(surface[variable].attrs.get("units", ""))))
+        own.set(
+            xlabel=axis_label(names[0]), ylabel=variable_label(variable, str(surface[variable].attrs.get("units", "")))
+        )
         own.set_xlim(float(x[0]), float(x[-1]))
         own.spines[["top", "right"]].set_visible(False)
         if log:

@@ -1,6 +1,5 @@
 """Reading surfaces for drawing: which dims are coordinates, which variable, which head, which plane."""
 
-from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +15,7 @@ Floats = NDArray[np.float64]
 
 def axes_of(surface: "xarray.Dataset | xarray.DataArray") -> tuple[str, ...]:
     """Return the names of the dims that are coordinates, ``h1``, ``h2``, …; ``node`` for a list of points."""
-    dims: tuple[Hashable, ...] = (
-        surface.dims if hasattr(surface, "name") else surface["loss"].dims if "loss" in surface else ()
-    )
+    dims = surface.loss.dims if hasattr(surface, "data_vars") else surface.dims
     return tuple(str(dim) for dim in dims if dim != "channel")
 
 
@@ -112,7 +109,7 @@ def is_smooth(values: Floats) -> bool:
         >>> is_smooth(x * x + y * y), is_smooth(np.random.default_rng(0).random((33, 33)))
         (True, False)
     """
-    if values.ndim != 2 or min(values.shape) < 9 or not bool(np.isfinite(values).all()):
+    if values.ndim != 2 or min(values.shape) < 25 or not bool(np.isfinite(values).all()):
         return False
     lo, hi = limits(values)
     if hi <= lo:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from landform.errors import InputError
 from landform.mesh import Mesh
 from landform.view.read import Floats, axes_of, limits, variable_of
-from landform.view.style import CMAP, axis_label, loss_label, new_figure, plain, quiet_style
+from landform.view.style import CMAP, axis_label, new_figure, plain, quiet_style, variable_label
 
 if TYPE_CHECKING:
     import mpl_toolkits.mplot3d
@@ -26,8 +26,8 @@ def relief(
     ax: "mpl_toolkits.mplot3d.Axes3D | None" = None,
     cmap: str = CMAP,
     colours: Floats | None = None,
-    height: float = 0.32,
-    view: tuple[float, float] = (52.0, -68.0),
+    height: float | None = None,
+    view: tuple[float, float] = (55.0, -76.0),
     title: str | None = None,
 ) -> "mpl_toolkits.mplot3d.Axes3D":
     """Draw a 3-D relief.
@@ -42,7 +42,8 @@ def relief(
         ax: 3-D axes to draw in; a new figure by default.
         cmap: A matplotlib colour map.
         colours: Colours of the nodes, ``[nodes_1, nodes_2, 3]`` in [0, 1], in place of those of the heights.
-        height: Height of the landscape as a fraction of its width; low by default, so that pictures stay recognisable.
+        height: Height of the landscape as a fraction of its width. None: 0.35 for a single hill, less the more often
+            the surface rises and falls, so that photographs and codes stay readable.
         view: Elevation and azimuth in degrees; from high above and a little to the left by default, likewise.
         title: Above; none by default.
 
@@ -74,13 +75,13 @@ def relief(
     x, y = (np.asarray(field[name].values, dtype=np.float64) for name in names)
     with quiet_style():
         own = new_figure(5.4, 4.6).add_subplot(projection="3d") if ax is None else ax
-        _draw(own, x, y, values, shade, cmap, height)
+        _draw(own, x, y, values, shade, cmap, _height(values) if height is None else height)
         own.view_init(elev=view[0], azim=view[1])
         own.set(xlabel=axis_label(names[0]), ylabel=axis_label(names[1]))
-        own.set_zlabel(loss_label(variable, str(field.attrs.get("units", ""))), labelpad=1)
+        own.set_zlabel(variable_label(variable, str(field.attrs.get("units", ""))), labelpad=-4, fontsize=8)
         if title is not None:
             own.set_title(plain(title))
-    return own  # type: ignore[return-value]
+    return own
 
 
 def _draw(ax: Any, x: Floats, y: Floats, values: Floats, shade: Floats | None, cmap: str, height: float) -> None:
@@ -100,25 +101,34 @@ def _draw(ax: Any, x: Floats, y: Floats, values: Floats, shade: Floats | None, c
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     ax.set_zlim(lo, top)
     ax.set_box_aspect((1, float(np.ptp(y) / np.ptp(x)) if 1 / 3 < np.ptp(y) / np.ptp(x) < 3 else 1, height), zoom=1.12)
-    ax.locator_params(axis="x", nbins=5)
-    ax.locator_params(axis="y", nbins=5)
-    ax.locator_params(axis="z", nbins=4)
-    ax.tick_params(pad=0, labelsize=7)
-    ax.xaxis.labelpad = ax.yaxis.labelpad = 0
+    for axis, bins in (("x", 4), ("y", 4), ("z", 3 if height > 0.2 else 1)):
+        ax.locator_params(axis=axis, nbins=bins)
+    ax.tick_params(pad=-2, labelsize=7)
+    ax.xaxis.labelpad = ax.yaxis.labelpad = -4
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.pane.set_facecolor("#f6f7f8")
         axis.pane.set_edgecolor("#d5d8dc")
     ax.grid(False)
 
 
+def _height(values: Floats) -> float:
+    """Choose the height from the total variation along an average line: 1 for a slope, 2 for a hill, 10 for a photo."""
+    lo, hi = limits(values)
+    if hi <= lo:
+        return 0.35
+    steps = [np.abs(np.diff(np.where(np.isfinite(values), values, lo), axis=axis)) for axis in (0, 1)]
+    variation = max(float(step.sum() / step.shape[1 - axis]) for axis, step in enumerate(steps))
+    return float(np.clip((hi - lo) / max(variation, 1e-12), 0.05, 0.35))
+
+
 def _colours(
     triangles: NDArray[np.int64], values: Floats, shade: Floats | None, cmap: str, lo: float, hi: float
 ) -> Floats:
-    import matplotlib
+    import matplotlib as mpl
 
     if shade is None:
         mean = values.reshape(-1)[triangles].mean(axis=1)
-        return np.asarray(matplotlib.colormaps[cmap]((mean - lo) / (hi - lo)))[:, :3]
+        return np.asarray(mpl.colormaps[cmap]((mean - lo) / (hi - lo)))[:, :3]
     means: Floats = shade.reshape(-1, 3)[triangles].mean(axis=1)
     return means
 

@@ -17,7 +17,7 @@ DIVERGING = "RdBu_r"
 MEASURED, TARGET, QUIET = "#1f5fa8", "#d1495b", "#5b6470"
 """Colours of lines and small print."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "mathtext.fontset": "dejavusans",
@@ -74,9 +74,9 @@ def quiet_style() -> Iterator[None]:
         >>> matplotlib.rcParams["font.size"] == before
         True
     """
-    import matplotlib
+    import matplotlib as mpl
 
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 
@@ -119,6 +119,16 @@ def loss_label(name: str, unit: str) -> str:
         ('loss (nat)', 'loss')
     """
     return name if unit in ("", "1", name) else f"{name} ({unit})"
+
+
+def variable_label(variable: str, unit: str) -> str:
+    """Write the label of a variable's colour bar or axis: a target is a loss, too.
+
+    Example:
+        >>> variable_label("target", "nat"), variable_label("difference", "nat")
+        ('loss (nat)', 'loss − target (nat)')
+    """
+    return loss_label({"target": "loss", "difference": "loss − target"}.get(variable, variable), unit)
 
 
 def axis_label(name: str) -> str:

@@ -1,0 +1,75 @@
+"""Measure an input-independent network: one forward pass serves every sample, and many points at once.
+
+The first layer of a constant imprint has θ_W = 0, so its output is its bias. A batch whose rows are the biases at many
+points therefore gives the outputs at all of them, computed by the network's own layers after it.
+"""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from landform.errors import InputError
+from landform.imprint.imprint import Imprint
+from landform.imprint.lower.chain import trace
+
+BATCH = 4096
+
+
+def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor, ...]:
+    """Return the network's outputs at points, one tensor ``[points, outputs]`` a head, in the network's dtype.
+
+    Args:
+        imprint: A constant imprint.
+        h: Points, shape ``[points, z]``.
+
+    Returns:
+        The outputs of each head.
+
+    Raises:
+        InputError: If the first layer reads its input.
+
+    Cost:
+        One pass of the layers after the first over ``points`` rows; memory for `BATCH` rows.
+    """
+    chain = trace(imprint.model)
+    modules = dict(imprint.model.named_modules())
+    name = chain.stages[0].linear
+    first = modules[name]
+    assert isinstance(first, nn.Linear)
+    if bool((first.weight != 0).any()):
+        raise InputError(f"'{name}.weight' is not zero, so the output depends on the input; use a full scan")
+    key = f"{name}.bias"
+    dtype = first.weight.dtype
+    found: list[tuple[Tensor, ...]] = []
+    for points in torch.split(h, BATCH):
+        # the same additions, in the same order, as Subspace.at
+        bias = imprint.subspace.origin[key].expand(len(points), -1).clone()
+        for coordinate, direction in zip(points.T, imprint.subspace.directions, strict=True):
+            bias += coordinate.to(dtype)[:, None] * direction[key]
+        sample = torch.zeros(len(points), first.in_features, dtype=dtype)
+        hook = first.register_forward_hook(lambda _module, _inputs, _output, rows=bias: rows)
+        try:
+            with torch.no_grad():
+                result = imprint.model(sample)
+        finally:
+            hook.remove()
+        found.append(_heads(result))
+    return tuple(torch.cat([part[number] for part in found]) for number in range(len(found[0])))
+
+
+def losses_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> Float64[Tensor, "points heads"]:
+    """Return the data-set loss at points, one column a head, computed in float64 from the network's outputs."""
+    columns = [
+        response.loss(outputs.double())
+        for outputs, response in zip(outputs_at(imprint, h), imprint.responses, strict=True)
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def _heads(result: object) -> tuple[Tensor, ...]:
+    if isinstance(result, Tensor):
+        return (result,)
+    if isinstance(result, dict):
+        return tuple(result.values())
+    assert isinstance(result, (tuple, list))
+    return tuple(result)
