@@ -12,7 +12,7 @@ import pytest
 
 import landform as lf
 from landform.bundle import atomic, info, load, save, saving
-from landform.errors import BundleError
+from landform.errors import BundleError, InputError
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,7 @@ def old(imprints, tmp_path):
 
 
 def intact(folder, imprint):
+    assert folder.exists()  # before load, which would put back what lies aside
     assert load(folder).certificate == imprint.certificate
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
@@ -75,6 +76,10 @@ def test_links_parents_and_names(imprints, old, tmp_path, monkeypatch):
     save(imprints[0], long, force=True)
     with pytest.raises(BundleError, match="could not write bundle"):
         save(imprints[0], "x" * 300)
+    with pytest.raises(InputError, match="has a null character"):
+        save(imprints[0], "x\0")
+    with pytest.raises(BundleError, match="there is no bundle"):
+        load("x" * 300)
     with pytest.raises(BundleError, match="could not write bundle"):
         save(imprints[0], "new/" + "x" * 300)
     assert not Path("new").exists()
@@ -86,7 +91,7 @@ def test_permissions_are_the_users_own(old):
     assert old.stat().st_mode & 0o777 == 0o777 & ~mask
 
 
-@pytest.mark.parametrize("limit", [100, 2_000, 3_500, 5_000])
+@pytest.mark.parametrize("limit", [100, 1_000, 2_500])
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_full_disk(imprints, tmp_path, limit, exists):
     """The kernel refuses to write beyond a file size, as it does when no block is left."""
@@ -124,7 +129,7 @@ def test_faults_at_every_step(imprints, old, monkeypatch, owner, name, fault):
 
     monkeypatch.setattr(owner, name, fail)
     wanted = BundleError if isinstance(fault, OSError) else type(fault)
-    with pytest.raises(wanted, match="the bundle that is there is as it was" if wanted is BundleError else ""):
+    with pytest.raises(wanted, match="the bundle that is there is as it was" if wanted is BundleError else None):
         save(imprints[1], old, force=True)
     monkeypatch.undo()
     intact(old, imprints[0])
@@ -190,7 +195,7 @@ def test_a_folder_without_permission(imprints, tmp_path):
         tmp_path.chmod(0o700)
 
 
-@pytest.mark.parametrize("reader", [load, info, lambda p: pytest.raises(BundleError, save, load(p), p)])
+@pytest.mark.parametrize("reader", [load, info, lambda p: save(load(p), p, force=True)])
 def test_a_bundle_left_aside_is_put_back(imprints, old, reader):
     old.rename(old.with_name(atomic._prefix(old, "old") + "0-1-2"))
     other = old.with_name("a.landform2")  # another target's leftover is none of this one
@@ -265,8 +270,8 @@ def at(owner, name, count):
 
 
 STAGES = [(saving, "write_tensors", 1), (saving, "write_array", 2), (saving.layout, "write_json", 2),
-          (atomic, "sync_tree", 1), (Path, "rename", 1), (Path, "rename", 2), (atomic, "_sync", 9),
-          (atomic.shutil, "rmtree", 1), (atomic.shutil, "rmtree", 2)]
+          (atomic, "sync_tree", 1), (Path, "rename", 1), (Path, "rename", 2), (atomic, "_sync", 5),
+          (atomic, "_sync", 8), (atomic.shutil, "rmtree", 1), (atomic.shutil, "rmtree", 2)]
 for number, (owner, name, count) in enumerate(STAGES):
     folder = root / f"stage{number}"
     save(old, folder)
@@ -279,14 +284,14 @@ for number, (owner, name, count) in enumerate(STAGES):
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (name, count, status)
     gone = not folder.exists()
     found = load(folder).pattern.name
-    assert found == (names[1] if name == "rmtree" else names[0]), (name, found)
+    assert found == (names[1] if name == "rmtree" or count == 8 else names[0]), (name, found)
     assert gone == (name == "rename" and count == 2)
     save(new, folder, force=True)
     print("stage", number, name, count, found)
 
 folder = save(old, root / "timed")
 random.seed(0)
-for trial in range(25):
+for trial in range(12):
     def work():
         for imprint in [new, old] * 1000:
             save(imprint, folder, force=True)
@@ -306,4 +311,4 @@ def test_kill_9_at_every_stage_and_at_any_moment(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLER, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "done"
-    assert done.stdout.count("stage") == 9
+    assert done.stdout.count("stage") == 10

@@ -13,16 +13,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from landform.bundle.layout import CONTENT, DOCUMENT
-from landform.errors import BundleError
+from landform.errors import BundleError, InputError
 
 _OWN_STEMS = ("surface", "view")  # pictures and measurements, made from the bundle and made again at will
 _CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of the folder itself, behind a symbolic link if there is one."""
+    """Return the absolute path of the folder itself, behind a symbolic link if there is one.
+
+    Raises:
+        InputError: If the path has a null character, which no file system takes.
+    """
+    if "\0" in os.fsdecode(path):
+        raise InputError(f"path {os.fsdecode(path)!r} has a null character; choose another name")
     target = Path(os.path.abspath(path))  # noqa: PTH100  resolve() would follow links on the way, too
-    return target.resolve() if target.is_symlink() else target
+    return target.resolve() if os.path.islink(target) else target  # noqa: PTH114  no error for a name too long
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -63,11 +69,12 @@ def publish(target: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         Exception: Whatever ``fill`` or the file system raises; then the target is as it was and nothing is left.
     """
-    created = _make_parents(target.parent)
+    created: list[Path] = []
     token = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     new = target.with_name(f"{_prefix(target, 'new')}{token}")
     aside = target.with_name(f"{_prefix(target, 'old')}{token}")
     try:
+        _make_parents(target.parent, created)
         new.mkdir()
         fill(new)
         sync_tree(new)
@@ -138,15 +145,15 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _make_parents(folder: Path) -> list[Path]:
-    """Make a folder and those above it; return the ones made, deepest first."""
+def _make_parents(folder: Path, created: list[Path]) -> None:
+    """Make a folder and those above it; note the ones made, deepest first."""
     missing = []
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
     for parent in reversed(missing):
         parent.mkdir()
-    return missing
+        created.insert(0, parent)
 
 
 def _prefix(target: Path, kind: str) -> str:

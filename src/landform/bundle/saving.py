@@ -1,5 +1,6 @@
 """`save`: write an imprint as a bundle, all of it or nothing."""
 
+import os
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +69,7 @@ def save(
     except LandformError:
         raise
     except OSError as error:
-        kept = "; the bundle that is there is as it was" if target.exists() else ""
+        kept = "; the bundle that is there is as it was" if os.path.exists(target) else ""  # noqa: PTH110  no error for a name too long
         raise BundleError(
             f"could not write bundle {target}: {error.strerror or error}{kept}. Free some space or choose"
             " another folder"

@@ -50,7 +50,7 @@ def certify(imprint: Imprint) -> Certificate:
     worst = max(parts, key=lambda p: p.total, default=Parts(float("inf"), float("inf"), float("inf")))
     lo, hi = imprint.range
     limit = bound if promised is None else promised
-    resampling = resampling_error(imprint.pattern) if isinstance(imprint.pattern, Pattern) else None
+    resampling, resampling_kind = _resampling(imprint)
     kind: Kind = "measured" if measured else "certified"
     assumptions = [
         "IEEE arithmetic with round-to-nearest and gradual underflow; no TF32, no autocast",
@@ -68,13 +68,13 @@ def certify(imprint: Imprint) -> Certificate:
         curve=worst.curve,
         rounding=worst.rounding,
         promised=limit,
-        resampling=None if resampling is None else resampling.value,
-        resampling_kind=None if resampling is None else resampling.kind,
+        resampling=resampling,
+        resampling_kind=resampling_kind,
         range=(lo, hi),
         unit=imprint.response.unit,
         domain=f"[0, 1]^{imprint.z}",
         dtype=str(next(iter(imprint.subspace.origin.values())).dtype).removeprefix("torch."),
-        data_hash=imprint.task.data.hash if imprint.task is not None and imprint.task.has_data else "",
+        data_hash=_data_hash(imprint),
         assumptions=tuple(assumptions),
         failures=failures,
         heads={str(number): p.total for number, p in enumerate(parts)},
@@ -89,6 +89,20 @@ def _prove(imprint: Imprint, network: Network) -> list[Parts]:
     mesh = pattern.mesh
     values = pattern.values.reshape(mesh.n_nodes, -1).numpy()
     return prove(network, values, mesh, imprint.responses, imprint.range, imprint.spline_stage)
+
+
+def _data_hash(imprint: Imprint) -> str:
+    if imprint.task is not None and imprint.task.has_data:
+        return imprint.task.data.hash
+    return imprint.certificate.data_hash if imprint.certificate is not None else ""
+
+
+def _resampling(imprint: Imprint) -> tuple[float | None, str | None]:
+    """Return the distance of the pattern from its original; a loaded pattern has none, but its certificate knows."""
+    if imprint.certificate is not None and imprint.certificate.resampling is not None:
+        return imprint.certificate.resampling, imprint.certificate.resampling_kind
+    found = resampling_error(imprint.pattern)
+    return (None, None) if math.isnan(found.value) else (found.value, found.kind)
 
 
 def _measure(imprint: Imprint) -> list[Parts]:

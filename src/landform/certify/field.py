@@ -30,6 +30,7 @@ class Field:
         sparse_value: Their values, CSR ``[sparse, nodes]``.
         sparse_error: Their bounds.
         kink: Radius of each unit, ``[units]``.
+        nonnegative: Whether the units come straight from a ReLU, so that no computed value is below 0.
     """
 
     mesh: Mesh
@@ -40,6 +41,7 @@ class Field:
     sparse_value: sp.csr_matrix
     sparse_error: sp.csr_matrix
     kink: np.ndarray
+    nonnegative: bool = True
 
     @classmethod
     def dense(cls, mesh: Mesh, value: np.ndarray, error: np.ndarray, kink: np.ndarray) -> "Field":

@@ -123,11 +123,12 @@ def read_network(chain: Chain, subspace: Subspace, buffers: Mapping[str, Tensor]
             weight = sp.csr_matrix(np.stack(columns, axis=1))
         else:
             weight = _sparse(origin[f"{stage.linear}.weight"])
-        slope = stage.slope if not stage.before else 1.0
+        act = float(torch.tensor(stage.slope, dtype=origin[f"{first}.bias"].dtype))  # as PyTorch rounds it
+        slope = act if not stage.before else 1.0
         steps.append(Step.stored(weight, bias, slope, number))
         for position, name in enumerate(stage.before):
             last = position == len(stage.before) - 1
-            steps.append(_norm(origin, buffers, name, modules[name], stage.slope if last else 1.0, number))
+            steps.append(_norm(origin, buffers, name, modules[name], act if last else 1.0, number))
         steps += [_norm(origin, buffers, name, modules[name], 1.0, number) for name in stage.after]
     heads = [
         Step.stored(_sparse(origin[f"{h.linear}.weight"]), _exact(origin[f"{h.linear}.bias"]), 1.0, -1)
@@ -148,13 +149,11 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
 def _require_no_overflow(steps: list[Step], heads: list[Step], largest: float) -> None:
     """Refuse numbers that could overflow anywhere, in dead units too: 0·inf is NaN in the units that read them."""
     size = np.ones(steps[0].weight.shape[1])
-    for step in steps:
-        size = abs(step.weight) @ size + np.abs(step.bias) + step.offset
-    for step in heads:
-        size = np.append(size, 0.0)[: step.weight.shape[1]]
-        top = abs(step.weight) @ size + np.abs(step.bias)
-        if not max(size.max(initial=0.0), top.max(initial=0.0)) < largest / 4:
+    for step in [*steps, *heads]:
+        reach = abs(step.weight) @ size + np.abs(step.bias) + step.offset
+        if not reach.max(initial=0.0) < largest / 4:
             raise InputError("some unit may overflow, even if no other reads it: a weight is far too large")
+        size = reach if step.stage >= 0 else size
 
 
 def _exact(tensor: Tensor) -> np.ndarray:

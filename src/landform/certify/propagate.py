@@ -16,7 +16,6 @@ from landform.mesh import Mesh
 
 U64 = 2.0**-53
 SLACK = 1.01  # second-order terms: k·u < 0.001 for every k that occurs
-TINY = 2.0**-1070  # one underflow a term, and more
 BLOCK = 1 << 23  # entries of a dense block: 64 MB
 FEW = 16  # rows with at most this many terms may take the sparse way
 TILE = 4  # nodes along an axis of a screening tile
@@ -43,7 +42,13 @@ def propagate(field: Field, step: Step, roundoff: float) -> Field:
     kink = np.asarray(abs(step.weight) @ field.kink)
     terms = np.diff(step.weight.indptr)
     nodes = mesh.n_nodes
-    few = (terms <= FEW) & _reads_dense(field, step.weight) & (step.slope == 0.0) & (step.roundings == 0.0)
+    few = (
+        field.nonnegative
+        & (terms <= FEW)
+        & _reads_dense(field, step.weight)
+        & (step.slope == 0.0)
+        & (step.roundings == 0.0)
+    )
     sparse_rows = np.zeros(0, dtype=int)
     sparse: tuple[sp.csr_matrix, sp.csr_matrix] | None = None
     if few.sum() * nodes > BLOCK // 2:
@@ -61,7 +66,8 @@ def propagate(field: Field, step: Step, roundoff: float) -> Field:
         )
     empty = sp.csr_matrix((0, nodes))
     sparse_value, sparse_error = sparse if sparse is not None else (empty, empty)
-    return Field(mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink)
+    nonnegative = step.slope == 0.0
+    return Field(mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink, nonnegative)
 
 
 def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
@@ -82,6 +88,7 @@ def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple
     inexact = step.inexact[rows]
     products = field.times(inexact, "magnitude") if inexact.nnz else 0.0
     extra = step.roundings * (partial + step.offset[rows][:, None]) if step.roundings else 0.0
+    partial = partial + np.asarray(abs(weight) @ field.kink)[:, None]
     bound = rounding(pre, partial, carried, products + extra, terms, roundoff)
     return pre, bound
 
@@ -109,7 +116,8 @@ def rounding(
     """
     partial = partial + carried
     own = (terms >= 2) * np.abs(pre) + np.maximum(terms - 2, 0) * partial + products
-    bound: np.ndarray = SLACK * (roundoff * own + U64 * (terms + 3) * partial + carried) + TINY * (partial > 0)
+    underflow = (2.0**-148 if roundoff > 2.0**-30 else 2.0**-1073) * (terms + 1) * (partial > 0)
+    bound: np.ndarray = SLACK * (roundoff * own + U64 * (terms + 3) * partial + carried) + underflow
     return bound
 
 
@@ -118,7 +126,7 @@ def _lifted(field: Field, step: Step, rows: np.ndarray) -> np.ndarray | None:
 
     Inputs are ≥ 0 as computed, so without a positive term the computed pre-activation is ≤ 0, whatever the rounding.
     """
-    if field.value.size and field.value.min() < 0:
+    if not field.nonnegative:
         return None
     positive, bias = step.weight[rows].maximum(0).tocsr(), step.bias[rows]
     if (bias > 0).all():
@@ -203,6 +211,7 @@ def _sparse_rows(
 ) -> tuple[sp.csr_matrix, sp.csr_matrix] | None:
     """Compute the ReLU of rows with few terms where they may be on; updates ``kink``. None if that is not rare."""
     tiles = _Tiles(field)
+    live = dilate(field.mesh, (field.value > 0) | (field.error > 0) | (field.kink[field.dense_rows] > 0)[:, None])
     values, errors = [], []
     size = max(1, min(BLOCK // len(tiles.members), BLOCK // (512 * 8)))
     for start in range(0, len(rows), size):
@@ -211,7 +220,7 @@ def _sparse_rows(
         pairs = tiles.active_pairs(weight, step.bias[part], kink[part], roundoff)
         if len(pairs[0]) > 0.3 * len(part) * field.mesh.n_nodes:
             return None
-        gather = _Gather(field, weight, step.inexact[part][:, field.dense_rows].tocsr(), step.bias[part])
+        gather = _Gather(field, live, weight, step.inexact[part][:, field.dense_rows].tocsr(), step.bias[part])
         value, error, change = _relu_at(field.mesh, gather, pairs, kink[part], roundoff)
         kink[part] += change
         values.append(value)
@@ -232,9 +241,8 @@ def _relu_at(
     keep = (pre + bound + kink[row] > 0) & lifted
     row, node = _with_neighbours(mesh, row[keep], node[keep])
     pre, bound, lifted = gather.bounds(row, node, roundoff)
-    alive = np.ones(len(row), dtype=bool)
-    for mask in (pre + bound + kink[row] > 0, lifted):
-        alive &= _contains(_key(mesh, *_with_neighbours(mesh, row[mask], node[mask])), _key(mesh, row, node))
+    on = (pre + bound + kink[row] > 0) & lifted
+    alive = lifted & _contains(_key(mesh, *_with_neighbours(mesh, row[on], node[on])), _key(mesh, row, node))
     shape, on = (len(kink), mesh.n_nodes), pre > 0
     value = sp.csr_matrix((pre[on], (row[on], node[on])), shape=shape)
     error = sp.csr_matrix((bound[alive], (row[alive], node[alive])), shape=shape)
@@ -257,7 +265,9 @@ def _key(mesh: Mesh, row: np.ndarray, node: np.ndarray) -> np.ndarray:
 class _Gather:
     """Evaluates rows with few terms at chosen (row, node) pairs."""
 
-    def __init__(self, field: Field, weight: sp.csr_matrix, inexact: sp.csr_matrix, bias: np.ndarray) -> None:
+    def __init__(
+        self, field: Field, live: np.ndarray, weight: sp.csr_matrix, inexact: sp.csr_matrix, bias: np.ndarray
+    ) -> None:
         count = np.diff(weight.indptr)
         slots = int(count.max(initial=1))
         self.column = np.zeros((len(bias), slots), dtype=int)
@@ -269,8 +279,8 @@ class _Gather:
         owner = np.repeat(np.arange(len(bias)), np.diff(inexact.indptr))
         for row, column in zip(owner, inexact.indices, strict=True):
             self.rounds[row, np.flatnonzero(self.column[row, : count[row]] == column)] = 1.0
-        self.bias, self.field = bias, field
-        self.kink = field.kink[field.dense_rows]
+        self.bias, self.field, self.live = bias, field, live
+        self.kink = np.asarray(abs(weight) @ field.kink[field.dense_rows])
         self.terms = count + (self.bias != 0)
 
     def values(self, row: np.ndarray, node: np.ndarray) -> np.ndarray:
@@ -281,21 +291,20 @@ class _Gather:
         return out
 
     def bounds(self, row: np.ndarray, node: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return values, error bounds, and where some positive term may be non-zero, at the pairs."""
+        """Return values, error bounds, and whether a positive term may be non-zero around, at the pairs."""
         up, down = np.maximum(self.bias[row], 0), np.maximum(-self.bias[row], 0)
-        carried, products, reach = np.zeros(len(row)), np.zeros(len(row)), np.zeros(len(row))
+        carried, products, lifted = np.zeros(len(row)), np.zeros(len(row)), self.bias[row] > 0
         for slot in range(self.column.shape[1]):
             weight, column = self.weight[row, slot], self.column[row, slot]
             term = weight * self.field.value[column, node]
             up, down = up + np.maximum(term, 0), down + np.maximum(-term, 0)
-            error = np.abs(weight) * self.field.error[column, node]
-            carried += error
-            reach += np.where(weight > 0, np.abs(weight) * self.kink[column] + error, 0.0)
+            carried += np.abs(weight) * self.field.error[column, node]
+            lifted |= (weight > 0) & self.live[column, node]
             products += self.rounds[row, slot] * np.abs(term)
         terms = self.terms[row].astype(float)
         pre = up - down
-        bound = rounding(pre, np.maximum(up, down), carried, products, terms, roundoff)
-        return pre, bound, up + reach > 0
+        partial = np.maximum(up, down) + self.kink[row]
+        return pre, rounding(pre, partial, carried, products, terms, roundoff), lifted
 
 
 def _with_neighbours(mesh: Mesh, row: np.ndarray, node: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ hint about where ψ begins can only make the proof fail.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -174,14 +174,15 @@ def _bent(
     read = reading(first, chosen[0], base, float(np.abs(bias).max(initial=0.0)))
     shifted, error = affine(field, read, np.array([0]), roundoff)
     register = shifted[0] - read.bias[0]
+    # the units read the register with either sign, their biases with the other: bound both
+    _, mirrored = affine(field, replace(read, weight=-read.weight), np.array([0]), roundoff)
     kink = float((abs(base) @ field.kink)[0])
     if np.dot(register - register.mean(), values - values.mean()) < 0:
         register, sign = -register, -sign
     difference = register - values  # the register may carry an offset, which ψ's biases take away again
     shift = float(difference.max() + difference.min()) / 2
     away = float(np.abs(difference - shift).max()) + kink + 2.0**-52 * (1 + abs(shift))
-    # partial sums with a bias of either sign stay below |register| + |bias|, of which the read counts all but this
-    noise = float(error.max()) + 4 * roundoff * float(np.abs(register).max(initial=0.0))
+    noise = max(float(error.max()), float(mirrored.max()))
     span = (float(register.min()) - kink, float(register.max()) + kink)
     return follow_curve(steps, chosen, sign, span, shift, away, noise, head, row, loss, (lo, hi), roundoff)
 

@@ -50,6 +50,7 @@ class AxisField:
         out: np.ndarray = np.abs(self.single).max(axis=1, initial=0.0)
         for unit, parts in self.several.items():
             out[unit] = max(abs(parts.max(axis=1).sum()), abs(parts.min(axis=1).sum()))
+        out += self.error + self.kink
         return out
 
 

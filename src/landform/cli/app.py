@@ -1,11 +1,12 @@
 """The application: its commands, and `main`, which runs one and returns an exit code."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from landform.cli.certify import CERTIFY_EPILOGUE, certify
 from landform.cli.exits import ERROR, guarded
@@ -21,9 +22,9 @@ SUMMARY = "Make networks whose loss surface is any picture you choose, with a ce
 EPILOGUE = """\
 Example:
   landform imprint demo              make a network whose loss is a picture
-  landform imprint text:HELLO        a word; also qr:…, formula:NAME, an image file, an .npy file
+  landform imprint text:HELLO        a word; also qr:…, formula:NAME, cat.png
   landform certify demo.landform     prove it again from the saved weights
-  landform info                      patterns, formulas, losses and data sets that are known
+  landform info                      formulas, losses and data sets to choose from
 
 Results go to stdout, notes and progress to stderr; every command has --json.
 
@@ -57,8 +58,25 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for name, (function, usage, epilogue) in COMMANDS.items():
-        app.command(function, name=name, usage=f"Usage: {usage}", help_epilogue=epilogue, help_format="plaintext")
+        app.command(
+            function,
+            name=name,
+            help=paragraphs(function.__doc__ or ""),
+            usage=f"Usage: {usage}",
+            help_epilogue=epilogue,
+            help_format="plaintext",
+        )
     return app
+
+
+def paragraphs(docstring: str) -> str:
+    """Join the lines of each paragraph, so that help is wrapped to the terminal.
+
+    Example:
+        >>> paragraphs("Say it.\\n\\n    At length\\n    and in two lines.\\n    ")
+        'Say it.\\n\\nAt length and in two lines.'
+    """
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(docstring).split("\n\n"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,7 +104,11 @@ def _misused(error: CycloptsError, tokens: Sequence[str]) -> int:
     """Say what is wrong with the words on the command line, and how the command is used."""
     error.verbose = False
     name = next((token for token in tokens if token in COMMANDS), None)
-    error_line(str(error).strip())
+    if isinstance(error, MissingArgumentError) and name is not None and error.argument is not None:
+        wanted = error.argument
+        error_line(f"{name} needs {wanted.name}: {wanted.parameter.help or ''}".rstrip(": "))
+    else:
+        error_line(str(error).strip())
     usage = COMMANDS[name][1] if name else "landform COMMAND [OPTIONS]"
     file = Path(tokens[0]) if tokens else None
     if name is None and file is not None and file.exists():

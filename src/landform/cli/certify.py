@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 CERTIFY_EPILOGUE = """\
 Example:
   landform certify demo.landform
-  landform certify demo.landform --data digits      are the statistics those of this data set?
-  landform certify cat.landform --model mynet:make  a bundle of your own class
+  landform certify demo.landform --data digits     are these its data?
+  landform certify cat.landform --model mynet:make a bundle of your own class
   landform certify demo.landform --json | jq .holds
 
---json prints holds, bound, relative_bound, kind, bundle, differences and every field of the certificate; a number that
-is not finite is null.
+--json prints holds, bound, relative_bound, kind, bundle, differences and every field of the certificate; a number \
+that is not finite is null.
 
 Exit codes: 0 the bound holds, 1 it does not, 2 an error (no such bundle, damaged files, …), 130 interrupted."""
 

@@ -21,11 +21,11 @@ def compiled(
     weights: str | None,
     widths: list[int] | None,
     dtype: str | None,
-    loss: str,
+    loss: Any,
     other: str | None,
 ) -> "Imprint":
     """Compile a pattern as the options say, without the proof."""
-    from landform.cli.sources import FIT, default_dtype, read_data, read_loss, read_model, read_range
+    from landform.cli.sources import FIT, default_dtype, read_data, read_model, read_range
     from landform.errors import InputError, unknown_name
     from landform.imprint.constant import Options, imprint_constant
     from landform.imprint.make import METHODS, data_only
@@ -35,7 +35,6 @@ def compiled(
         raise unknown_name("method", compiling.method, METHODS)
     if widths and model != FIT:
         raise InputError("--widths builds a network; leave it out where --model names one")
-    chosen = read_loss(loss)
     network = read_model(model, weights, dtype)
     options = Options(
         range=read_range(compiling.range),
@@ -50,10 +49,10 @@ def compiled(
     second = None if other is None else read_data(other)
     with default_dtype(dtype):
         if widths:
-            network = built(widths, samples, chosen, shape.channels or 1)
+            network = built(widths, samples, loss, shape.channels or 1)
         if network is None:
-            return imprint_constant(shape, None, data_only(samples, chosen), options, second)
-        task = Task(network, chosen, samples)
+            return imprint_constant(shape, None, data_only(samples, loss), options, second)
+        task = Task(network, loss, samples)
         return imprint_constant(shape, task, task, options, second)
 
 

@@ -17,6 +17,14 @@ _FLAGS = tuple(
     " method model other range resolution scale schedule tolerance z".split()
 )
 _ASSIGNED = re.compile(rf"\b({'|'.join(_FLAGS)})=('[^']*'|True|False|[-+.\w]+|…)")
+_CALLS = (
+    (r" \(force=True\)", ""),
+    (r"verify=False", "--ignore-hashes"),
+    (r"(build the network and pass it, )?(lf\.)?load\(path, model=[^)]*\)+", "pass --model module:factory"),
+    (r"(pass )?(lf\.)?load\(path, loss=[^)]*\)+", "pass --loss module:fn"),
+    (r"axes=\((\d+), (\d+)\)", r"--axes \1 \2"),
+)
+"""Calls that messages of the library recommend, and what to say instead."""
 _OPTIONS = re.compile(r"has no option (.+?); its options: ([\w, ]+)")
 
 
@@ -85,7 +93,8 @@ def explain(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and not isinstance(error, LandformError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = text.replace(" (force=True)", "").replace("verify=False", "--ignore-hashes")
+    for pattern, words in _CALLS:
+        text = re.sub(pattern, words, text)
     return _OPTIONS.sub(_listed, _ASSIGNED.sub(_as_flag, text))
 
 

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 IMPRINT_EPILOGUE = """\
 Example:
   landform imprint demo
-  landform imprint cat.jpg --data fashion-mnist --resolution 128 -o cat.landform
-  landform imprint qr:https://example.org --invert --dtype float64
-  landform imprint photo.png --colour                      three heads, one a colour
+  landform imprint cat.jpg --data fashion-mnist --resolution 128
+  landform imprint qr:https://example.org --dtype float64 -o code.landform
+  landform imprint photo.png --colour              three heads, one a colour
   landform imprint formula:ackley --range 2.5 4 --json
-  landform imprint text:HELLO --model mynet:make --dry-run  does it fit into your own network?
+  landform imprint text:HI --model mynet:make --dry-run   does it fit there?
 
---json prints bundle, picture, bound, relative_bound, kind, holds, range, unit, resolution, z, channels, parameters,
+--json prints bundle, picture, bound, relative_bound, kind, holds, range, unit, resolution, z, channels, parameters, \
 widths, units, form, schedule, loss, data, dtype, notes and seconds; a number that is not finite is null.
 
 Exit codes: 0 made, 2 an error (nothing was written), 130 interrupted (likewise)."""
@@ -82,15 +82,24 @@ def imprint(
     begin = time.perf_counter()
     voice = Voice(quiet=quiet)
     from landform.cli.compiling import compiled
-    from landform.cli.sources import read_data, read_pattern
+    from landform.cli.sources import read_data, read_loss, read_pattern
 
     with voice.step("reading"):
         shape = read_pattern(pattern, reading)
-        path = output_path(writing.output, pattern, shape.name, force=writing.force)
         samples = read_data(data, split)
+        chosen = read_loss(loss)
+        path = output_path(writing.output, pattern, shape.name, force=writing.force)
     with voice.step("compiling"):
         made = compiled(
-            shape, samples, compiling, model=model, weights=weights, widths=widths, dtype=dtype, loss=loss, other=other
+            shape,
+            samples,
+            compiling,
+            model=model,
+            weights=weights,
+            widths=widths,
+            dtype=dtype,
+            loss=chosen,
+            other=other,
         )
     for note in made.meta["notes"]:
         voice.note(note)

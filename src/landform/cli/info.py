@@ -18,8 +18,8 @@ Example:
   landform info demo.landform
   landform info --json | jq -r '.formulas | keys[]'
 
---json prints versions, patterns, formulas, losses, models, data and folders; with a bundle, what its imprint.json says,
-certificate, parameters and the sizes of its files.
+--json prints versions, patterns, formulas, losses, models, data and folders; with a bundle, what its imprint.json \
+says, certificate, parameters and the sizes of its files.
 
 Exit codes: 0 done, 2 an error (no such bundle, …)."""
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 PLAN_EPILOGUE = """\
 Example:
-  landform plan --widths 512 512 512 64           what do these hidden layers hold?
-  landform plan --model mynet:make --resolution 64  does your own network hold 64 × 64 cells?
-  landform plan --resolution 128 --epsilon 1e-5   which widths would do?
+  landform plan --widths 512 512 512 64             what do these layers hold?
+  landform plan --model mynet:make --resolution 64  does 64 × 64 fit there?
+  landform plan --resolution 128 --epsilon 1e-5     which widths would do?
 
---json prints capacity (null without a network), fits, needed (widths and parameters, a form each) and knots (the
+--json prints capacity (null without a network), fits, needed (widths and parameters, a form each) and knots (the \
 units that each epsilon takes in the last hidden layer).
 
 Exit codes: 0 done, 2 an error, 130 interrupted."""

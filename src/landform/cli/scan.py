@@ -21,16 +21,16 @@ _WHERE = Group("Where to look", sort_key=1)
 
 SCAN_EPILOGUE = """\
 Example:
-  landform scan demo.landform                          at the nodes of the pattern
+  landform scan demo.landform                     at the nodes of the pattern
   landform scan demo.landform --grid 129 -o fine.nc
-  landform scan demo.landform --data digits --split test   on data it was not made for
+  landform scan demo.landform --data digits --split test   on other data
   landform scan demo.landform -o demo.csv --no-picture
 
-The format follows the name: a .zarr folder (the default), .nc (NetCDF 3), .csv (a row a point), or .png for the picture
-alone. The picture lies beside the surface, under the same name.
+The format follows the name: a .zarr folder (the default), .nc (NetCDF 3), .csv (a row a point), or .png for the \
+picture alone. The picture lies beside the surface, under the same name.
 
---json prints surface, picture, evaluations, samples, seconds, interval (half the width of the widest 95 % interval; 0
-for an exact scan), loss (least and greatest), difference (largest |measured - promised|), unit, data and grid.
+--json prints surface, picture, evaluations, samples, seconds, interval (half the width of the widest 95 % interval; \
+0 for an exact scan), loss (least and greatest), difference (largest |measured - promised|), unit, data, grid and transfer.
 
 Exit codes: 0 done, 2 an error (nothing was written), 130 interrupted (likewise)."""
 

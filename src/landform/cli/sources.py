@@ -115,7 +115,7 @@ def read_model(name: str, weights: str | None = None, dtype: str | None = None) 
     found = resolve(name, "--model")
     model = found if isinstance(found, nn.Module) else call(found, name)
     if not isinstance(model, nn.Module):
-        raise ArchitectureError(f"--model {name} gave a {type(model).__name__}, wanted a torch.nn.Module")
+        raise ArchitectureError(f"--model {name} gave {model!r} ({type(model).__name__}), wanted a torch.nn.Module")
     if weights:
         state = read_weights(weights)
         try:
@@ -160,7 +160,7 @@ def read_weights(file: str) -> dict[str, Any]:
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise InputError(f"--weights {path} holds a {type(found).__name__}, wanted a state dict of tensors")
+        raise InputError(f"--weights {path} holds no state dict of tensors but {type(found).__name__}")
     return found
 
 
@@ -201,7 +201,7 @@ def resolve(spec: str, flag: str) -> Any:
 def call(function: Any, spec: str) -> Any:
     """Call the user's function without arguments; what goes wrong in it is named."""
     if not callable(function):
-        raise InputError(f"{spec} is a {type(function).__name__}, wanted a function without arguments or a module")
+        raise InputError(f"{spec} is {function!r}, wanted a function without arguments or a module")
     try:
         return function()
     except Exception as error:

@@ -41,7 +41,7 @@ def build_network(widths: Sequence[int], sample: Sequence[int], outputs: Sequenc
         outputs: Outputs of each head.
 
     Returns:
-        ``nn.Sequential`` for one head, `Heads` for several. Weights are zero: the imprint writes them.
+        ``nn.Sequential`` for one head, `Heads` for several, on the meta device: the imprint brings the weights.
 
     Raises:
         InputError: If it would have more than 2^30 parameters.
@@ -63,8 +63,4 @@ def build_network(widths: Sequence[int], sample: Sequence[int], outputs: Sequenc
             layers += [nn.Linear(inputs, units), nn.ReLU()]
         heads = [nn.Linear(sizes[-1], c) for c in outputs]
     network = nn.Sequential(*layers, heads[0]) if len(heads) == 1 else Heads(nn.Sequential(*layers), heads)
-    network = network.to_empty(device="cpu")
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
     return network.eval()

@@ -221,13 +221,18 @@ def _direct_pattern(pattern: Pattern, response: AbstractResponse, bounds: tuple[
 
 
 def _rewritten(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
-    """Return a copy of a model with some parameters replaced; the model itself is not touched."""
-    network = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if name in parameters:
-                parameter.copy_(parameters[name])
-            parameter.grad = None
+    """Return a copy of a model with some parameters replaced; the model itself is not touched.
+
+    The memo makes deepcopy put the new tensors where the old ones were, so nothing is copied only to be overwritten.
+    """
+    memo: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameters[name])
+        for name, parameter in model.named_parameters()
+        if name in parameters
+    }
+    network = copy.deepcopy(model, memo)
+    for parameter in network.parameters():
+        parameter.grad = None
     return network.eval()
 
 

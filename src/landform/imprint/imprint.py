@@ -74,11 +74,11 @@ class Imprint:
         out: Tensor = lo + (hi - lo) * self.pattern(h)
         return out
 
-    def save(self, path: str | Path, *, force: bool = False) -> Path:
-        """Write the imprint as a bundle, atomically; see `landform.bundle.save`."""
+    def save(self, path: str | Path, *, force: bool = False, surface: Any = None, picture: Any = None) -> Path:
+        """Write the imprint as a bundle, atomically; arguments as in `landform.bundle.save`."""
         from landform.bundle import save
 
-        return save(self, path, force=force)
+        return save(self, path, force=force, surface=surface, picture=picture)
 
     def with_certificate(self, certificate: "Certificate") -> "Imprint":
         """Return the same imprint with another certificate."""

@@ -10,7 +10,7 @@ over several, carrying (τ, sum).
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,6 +21,7 @@ from landform.program.program import Program, Stack, Units
 from landform.program.schedule import Open
 
 
+@runtime_checkable
 class Curve(Protocol):
     """What is needed of ψ: knots in (0, 1], coefficients, and the value at τ = 1."""
 

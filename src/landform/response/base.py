@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class AbstractResponse(ABC):
 
     @classmethod
     @abstractmethod
-    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> Self:
+    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> "AbstractResponse":
         """Rebuild a response from `config` and `statistics`.
 
         Args:

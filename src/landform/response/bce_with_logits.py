@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class BinaryCrossEntropy(AbstractResponse):
         weight: Any = None,
         pos_weight: Any = None,
         absent_output: float = -32.0,
-    ) -> Self:
+    ) -> "BinaryCrossEntropy":
         """Build the response of a data set's labels.
 
         Args:
@@ -106,7 +106,7 @@ class BinaryCrossEntropy(AbstractResponse):
         )
 
     @classmethod
-    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> Self:
+    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> "BinaryCrossEntropy":
         """Rebuild from `config` and `statistics`.
 
         Args:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class CrossEntropy(AbstractResponse):
         ignore_index: int = -100,
         label_smoothing: float = 0.0,
         absent_output: float = -32.0,
-    ) -> Self:
+    ) -> "CrossEntropy":
         """Build the response of a data set's labels, as ``torch.nn.functional.cross_entropy`` would average them.
 
         Args:
@@ -129,7 +129,7 @@ class CrossEntropy(AbstractResponse):
         )
 
     @classmethod
-    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> Self:
+    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> "CrossEntropy":
         """Rebuild from `config` and `statistics`.
 
         Args:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class GaussianNLL(AbstractResponse):
     @classmethod
     def from_targets(
         cls, targets: Any, *, outputs: int | None = None, weights: Any = None, full: bool = False, eps: float = 1e-6
-    ) -> Self:
+    ) -> "GaussianNLL":
         """Build the response of a data set's targets.
 
         Args:
@@ -79,7 +79,7 @@ class GaussianNLL(AbstractResponse):
         return cls(moments(values, share), full=full, eps=eps)
 
     @classmethod
-    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> Self:
+    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> "GaussianNLL":
         """Rebuild from `config` and `statistics`.
 
         Args:

@@ -1,7 +1,7 @@
 """Any other loss: a callable evaluated on constant outputs, its best constant searched, its ray checked."""
 
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class CallableResponse(AbstractResponse):
     @classmethod
     def from_targets(
         cls, targets: Any, function: LossFunction, *, outputs: int, weights: Any = None, convex: bool = False
-    ) -> Self:
+    ) -> "CallableResponse":
         """Build the response of a data set under a callable loss.
 
         Args:
@@ -128,7 +128,7 @@ class CallableResponse(AbstractResponse):
     @classmethod
     def from_state(
         cls, config: Mapping[str, Any], statistics: np.ndarray, function: LossFunction | None = None
-    ) -> Self:
+    ) -> "CallableResponse":
         """Rebuild from `config`, `statistics` and the loss itself, which no file can hold.
 
         Args:

@@ -3,7 +3,6 @@
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ class KnotTable:
         allowed: float,
         units: int | None,
         max_units: int,
-    ) -> Self:
+    ) -> "KnotTable":
         """Tabulate ρ between the first and the last of ends, densely where it bends: equal steps of ∫ √ρ''.
 
         Args:

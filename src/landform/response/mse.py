@@ -1,7 +1,7 @@
 """Mean squared error: the mean is the best constant, the variance its floor."""
 
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class MeanSquaredError(AbstractResponse):
         )
 
     @classmethod
-    def from_targets(cls, targets: Any, *, outputs: int | None = None, weights: Any = None) -> Self:
+    def from_targets(cls, targets: Any, *, outputs: int | None = None, weights: Any = None) -> "MeanSquaredError":
         """Build the response of a data set's targets.
 
         Args:
@@ -59,7 +59,7 @@ class MeanSquaredError(AbstractResponse):
         return cls(moments(values, share))
 
     @classmethod
-    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> Self:
+    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> "MeanSquaredError":
         """Rebuild from `config` and `statistics`.
 
         Args:

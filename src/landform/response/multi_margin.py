@@ -1,7 +1,7 @@
 """Multi-class margin loss, linear or squared."""
 
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class MultiMargin(AbstractResponse):
         p: int = 1,
         margin: float = 1.0,
         weight: Any = None,
-    ) -> Self:
+    ) -> "MultiMargin":
         """Build the response of a data set's labels.
 
         Args:
@@ -97,7 +97,7 @@ class MultiMargin(AbstractResponse):
         return cls(a[None, :], p=p, margin=margin, weight=as_list(weight))
 
     @classmethod
-    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> Self:
+    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> "MultiMargin":
         """Rebuild from `config` and `statistics`.
 
         Args:

@@ -1,7 +1,7 @@
 """Poisson negative log-likelihood, for log rates or rates."""
 
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class PoissonNLL(AbstractResponse):
         full: bool = False,
         eps: float = 1e-8,
         absent_output: float = -32.0,
-    ) -> Self:
+    ) -> "PoissonNLL":
         """Build the response of a data set's counts.
 
         Args:
@@ -107,7 +107,7 @@ class PoissonNLL(AbstractResponse):
         return cls(statistics, log_input=log_input, full=full, eps=eps, absent_output=absent_output)
 
     @classmethod
-    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> Self:
+    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> "PoissonNLL":
         """Rebuild from `config` and `statistics`.
 
         Args:

@@ -1,7 +1,7 @@
 """L1, smooth L1 and Huber: one family, a parabola of half-width w continued by lines."""
 
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class Robust(AbstractResponse):
     @classmethod
     def from_targets(
         cls, targets: Any, *, name: str, outputs: int | None = None, weights: Any = None, **options: float
-    ) -> Self:
+    ) -> "Robust":
         """Build the response of a data set's targets.
 
         Args:
@@ -83,7 +83,7 @@ class Robust(AbstractResponse):
         return cls(np.column_stack([share, values]), name=name, **options)
 
     @classmethod
-    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> Self:
+    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> "Robust":
         """Rebuild from `config` and `statistics`.
 
         Args:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from landform.data import Data, load_data
 from landform.errors import InputError
+from landform.imprint.collapsed import BATCH, losses_at, outputs_at
 from landform.imprint.imprint import Imprint
 from landform.response import respond_like, transfer
-from landform.imprint.collapsed import BATCH, losses_at, outputs_at
 from landform.scan.places import Places, default_grid, grid_places, point_places
 from landform.scan.surface import brief, build_surface, unit_of, versions
 from landform.subspace import Subspace
@@ -221,7 +221,7 @@ def _run(
     losses, done = torch.empty(0), 0
     with tqdm(total=len(h), desc="scan", unit="point", disable=quiet, delay=0 if progress else 1, leave=False) as bar:
         try:
-            for part in h.split(batch):
+            for part in torch.split(h, batch):
                 values = measure(part).detach().cpu()
                 if not done:
                     losses = torch.full((len(h), values.shape[1]), torch.nan, dtype=torch.float64)

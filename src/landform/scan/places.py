@@ -131,8 +131,7 @@ def default_grid(pattern: Pattern | SumPattern, axes: Sequence[int] | None) -> t
             shown = " × ".join(str(n + 1) for n in cells[:4]) + (" × …" if len(cells) > 4 else "")
             raise InputError(
                 f"the pattern's own grid has {shown} nodes in {len(cells)} dimensions, more than {MAX_DEFAULT_NODES:,};"
-                f" choose a plane (axes=(1, 2)), points of shape [points, {pattern.z}] (points=…), or the nodes per axis"
-                " (grid=…)"
+                f" choose a plane (axes=(1, 2)), points of shape [points, {pattern.z}] (points=…), or nodes (grid=…)"
             )
         cells = [n // 2 for n in cells]
     return tuple(n + 1 for n in cells)

@@ -10,7 +10,6 @@ from landform.view.read import axes_of
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
-    import mpl_toolkits.mplot3d
     import xarray
 
     from landform.certify.certificate import Certificate
@@ -45,7 +44,7 @@ class SurfaceAccessor:
         draw = profile if len(axes_of(self._surface)) == 1 else heat
         return draw(self._surface, ax=ax, **options)
 
-    def relief(self, ax: "mpl_toolkits.mplot3d.Axes3D | None" = None, **options: Any) -> "mpl_toolkits.mplot3d.Axes3D":
+    def relief(self, ax: "matplotlib.axes.Axes | None" = None, **options: Any) -> "matplotlib.axes.Axes":
         """Draw the loss as a lit landscape.
 
         Args:
@@ -116,4 +115,4 @@ def register() -> None:
     import xarray
 
     if not hasattr(xarray.Dataset, "landform"):
-        xarray.register_dataset_accessor("landform")(SurfaceAccessor)
+        xarray.register_dataset_accessor("landform")(SurfaceAccessor)  # type: ignore[no-untyped-call]

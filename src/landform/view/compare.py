@@ -7,7 +7,7 @@ import numpy as np
 
 from landform.errors import InputError
 from landform.view.colour import in_colour
-from landform.view.heat import BAR, draw_cells, heat
+from landform.view.heat import color_bar, draw_cells, heat
 from landform.view.profile import profile, scatter, surface_values
 from landform.view.read import axes_of, channels_of, limits, variable_of
 from landform.view.relief import relief
@@ -144,10 +144,9 @@ def difference_map(
     heat(surface, variable="difference", channel=channel, ax=ax, **options)
     ax.set_title(title)
     if colorbar:
-        bar = ax.figure.colorbar(ax.images[0] if ax.images else ax.collections[0], ax=ax, **BAR)
-        bar.set_label(variable_label("difference", str(field.attrs.get("units", ""))))
-        bar.outline.set_linewidth(0.5)  # type: ignore[operator]
-        bar.formatter.set_powerlimits((-2, 3))  # type: ignore[attr-defined]
+        drawn = ax.images[0] if ax.images else ax.collections[0]
+        bar = color_bar(ax, drawn, variable_label("difference", str(field.attrs.get("units", ""))))
+        bar.formatter.set_powerlimits((-2, 3))
         bar.update_ticks()
 
 

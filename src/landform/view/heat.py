@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import xarray
 
-BAR: dict[str, Any] = {"fraction": 0.05, "pad": 0.03, "aspect": 26}
-"""How colour bars sit beside their maps."""
-
 
 def heat(
     surface: "xarray.Dataset",
@@ -59,8 +56,8 @@ def heat(
         >>> import xarray as xr
         >>> values = xr.DataArray([[0.0, 1.0], [2.0, 3.0]], dims=("h1", "h2"), coords={"h1": [0, 1], "h2": [0, 1]})
         >>> ax = heat(values.to_dataset(name="loss"))
-        >>> ax.images[0].get_extent(), ax.get_xlabel()
-        ((-0.5, 1.5, -0.5, 1.5), '$h_{1}$')
+        >>> [float(edge) for edge in ax.images[0].get_extent()], ax.get_xlabel()
+        ([-0.5, 1.5, -0.5, 1.5], '$h_{1}$')
     """
     field = variable_of(surface, variable, channel)
     names = axes_of(field)
@@ -85,9 +82,7 @@ def heat(
             low, high = limits(values)
             ends = (bool(low < norm.vmin), bool(high > norm.vmax))
             extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[ends]
-            bar = own.figure.colorbar(drawn, ax=own, extend=extend, **BAR)
-            bar.set_label(variable_label(variable, str(field.attrs.get("units", ""))))
-            bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+            color_bar(own, drawn, variable_label(variable, str(field.attrs.get("units", ""))), extend=extend)
     return own
 
 
@@ -109,15 +104,26 @@ def draw_cells(
     """
     left, bottom = edges(x), edges(y)
     shown = np.ma.masked_invalid(values)
+    drawn: Any
     if is_even(x) and is_even(y):
-        extent = (left[0], left[-1], bottom[0], bottom[-1])
+        extent = (float(left[0]), float(left[-1]), float(bottom[0]), float(bottom[-1]))
         options = {"cmap": cmap, "norm": norm} if values.ndim == 2 else {}
         drawn = ax.imshow(shown.swapaxes(0, 1), origin="lower", extent=extent, interpolation="nearest", **options)
     else:
-        drawn = ax.pcolormesh(left, bottom, shown.swapaxes(0, 1), cmap=cmap, norm=norm, rasterized=True)  # type: ignore[assignment]
+        drawn = ax.pcolormesh(left, bottom, shown.swapaxes(0, 1), cmap=cmap, norm=norm, rasterized=True)
     ax.set(xlim=(left[0], left[-1]), ylim=(bottom[0], bottom[-1]))
     ax.locator_params(nbins=5)
     return drawn
+
+
+def color_bar(ax: "matplotlib.axes.Axes", drawn: Any, label: str, *, extend: str = "neither") -> Any:
+    """Draw a colour bar exactly as high as the map beside it (where the figure has a layout that makes room)."""
+    roomy = ax.figure.get_layout_engine() is not None
+    place: dict[str, Any] = {"cax": ax.inset_axes((1.035, 0.0, 0.045, 1.0))} if roomy else {"ax": ax, "fraction": 0.046}
+    bar = ax.figure.colorbar(drawn, extend=extend, **place)
+    bar.set_label(label)
+    bar.outline.set_linewidth(0.5)
+    return bar
 
 
 def _norm(values: Floats, log: bool, clip: tuple[float | int, float | int] | None) -> Any:

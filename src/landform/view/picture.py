@@ -55,7 +55,7 @@ def picture(
         >>> file = getfixture("tmp_path") / "surface.svg"
         >>> figure = picture(values.to_dataset(name="loss"), file)
         >>> file.read_text()[:5], len(figure.axes)
-        ('<?xml', 3)
+        ('<?xml', 2)
     """
     known_options("kind", kind, ("auto", "compare", "heat", "relief"))
     file = None if path is None else Path(path)
@@ -91,7 +91,7 @@ def rendered(figure: "matplotlib.figure.Figure", suffix: str = "png", *, dpi: fl
     stream = io.BytesIO()
     metadata = {"png": {"Software": "landform"}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[suffix]
     with quiet_style():
-        figure.savefig(stream, format=suffix, metadata=metadata, dpi=160.0 if dpi is None else dpi)  # type: ignore[arg-type]
+        figure.savefig(stream, format=suffix, metadata=metadata, dpi=160.0 if dpi is None else dpi)
     return stream.getvalue()
 
 

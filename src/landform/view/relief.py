@@ -11,7 +11,7 @@ from landform.view.read import Floats, axes_of, limits, variable_of
 from landform.view.style import CMAP, axis_label, new_figure, plain, quiet_style, variable_label
 
 if TYPE_CHECKING:
-    import mpl_toolkits.mplot3d
+    import matplotlib.axes
     import xarray
 
 MAX_NODES_AN_AXIS = 129
@@ -23,13 +23,13 @@ def relief(
     *,
     variable: str = "loss",
     channel: int | None = None,
-    ax: "mpl_toolkits.mplot3d.Axes3D | None" = None,
+    ax: "matplotlib.axes.Axes | None" = None,
     cmap: str = CMAP,
     colours: Floats | None = None,
     height: float | None = None,
     view: tuple[float, float] = (55.0, -76.0),
     title: str | None = None,
-) -> "mpl_toolkits.mplot3d.Axes3D":
+) -> "matplotlib.axes.Axes":
     """Draw a 3-D relief.
 
     Each triangle of the Kuhn mesh (on which an imprint's surface is linear) has the colour of its mean height, lit from
@@ -74,18 +74,20 @@ def relief(
     values = field.values.astype(np.float64)
     x, y = (np.asarray(field[name].values, dtype=np.float64) for name in names)
     with quiet_style():
-        own = new_figure(5.4, 4.6).add_subplot(projection="3d") if ax is None else ax
+        own: Any = new_figure(5.4, 4.4).add_subplot(projection="3d") if ax is None else ax
         _draw(own, x, y, values, shade, cmap, _height(values) if height is None else height)
         own.view_init(elev=view[0], azim=view[1])
         own.set(xlabel=axis_label(names[0]), ylabel=axis_label(names[1]))
-        own.set_zlabel(variable_label(variable, str(field.attrs.get("units", ""))), labelpad=-4, fontsize=8)
+        if len(own.get_zticks()):
+            own.set_zlabel(variable_label(variable, str(field.attrs.get("units", ""))), labelpad=0)
         if title is not None:
             own.set_title(plain(title))
-    return own
+    shown: matplotlib.axes.Axes = own
+    return shown
 
 
 def _draw(ax: Any, x: Floats, y: Floats, values: Floats, shade: Floats | None, cmap: str, height: float) -> None:
-    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 
     lo, hi = limits(values)
     top = hi if hi > lo else lo + 1.0
@@ -101,8 +103,12 @@ def _draw(ax: Any, x: Floats, y: Floats, values: Floats, shade: Floats | None, c
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     ax.set_zlim(lo, top)
     ax.set_box_aspect((1, float(np.ptp(y) / np.ptp(x)) if 1 / 3 < np.ptp(y) / np.ptp(x) < 3 else 1, height), zoom=1.12)
-    for axis, bins in (("x", 4), ("y", 4), ("z", 3 if height > 0.2 else 1)):
-        ax.locator_params(axis=axis, nbins=bins)
+    ax.locator_params(axis="x", nbins=4)
+    ax.locator_params(axis="y", nbins=4)
+    if height > 0.12:
+        ax.locator_params(axis="z", nbins=3 if height > 0.25 else 1)
+    else:  # too low for numbers; the colours tell
+        ax.set_zticks([])
     ax.tick_params(pad=-2, labelsize=7)
     ax.xaxis.labelpad = ax.yaxis.labelpad = -4
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
@@ -118,7 +124,7 @@ def _height(values: Floats) -> float:
         return 0.35
     steps = [np.abs(np.diff(np.where(np.isfinite(values), values, lo), axis=axis)) for axis in (0, 1)]
     variation = max(float(step.sum() / step.shape[1 - axis]) for axis, step in enumerate(steps))
-    return float(np.clip((hi - lo) / max(variation, 1e-12), 0.05, 0.35))
+    return float(np.clip(0.8 * (hi - lo) / max(variation, 1e-12), 0.03, 0.35))
 
 
 def _colours(

@@ -134,7 +134,8 @@ def write(
     directions: tuple[dict[str, Tensor], ...] = ()
     recover = sp.identity(program.z, format="csr")  # registers of the layer before from its network units
     for number, (stage, layer) in enumerate(zip(chain.stages, layers, strict=True)):
-        pairs = _expanded(layer, stage.slope)
+        slope = float(torch.tensor(stage.slope, dtype=dtype))  # the slope that the network will use
+        pairs = _expanded(layer, slope)
         units = pairs.shape[0]
         if units > stage.width:
             raise CapacityError(
@@ -146,7 +147,7 @@ def write(
         bias = torch.zeros(stage.width, dtype=dtype)
         bias[:units] = torch.from_numpy(pairs @ layer.bias).to(dtype)
         if number == 0:
-            parameters[f"{stage.linear}.weight"] = torch.zeros_like(linear.weight)
+            parameters[f"{stage.linear}.weight"] = torch.zeros(linear.weight.shape, dtype=dtype)
             dense = torch.zeros(stage.width, program.z, dtype=dtype)
             dense[:units] = torch.from_numpy(weight.toarray()).to(dtype)
             directions = tuple({f"{stage.linear}.bias": dense[:, i].clone()} for i in range(program.z))
@@ -155,7 +156,7 @@ def write(
         parameters[f"{stage.linear}.bias"] = bias
         for name in (*stage.before, *stage.after):
             parameters |= _identity_norm(name, modules[name], units)
-        recover = _recovery(layer, stage.slope)
+        recover = _recovery(layer, slope)
     readout = program.readout
     for number, head in enumerate(chain.heads):
         row = min(number, readout.units - 1)
@@ -212,12 +213,12 @@ def _recovery(layer: Layer, slope: float) -> sp.csr_matrix:
 
 def _dense(block: sp.csr_matrix, like: Tensor) -> Tensor:
     """Return a zero tensor like a weight with a sparse block in its top left corner."""
-    out = torch.zeros_like(like, requires_grad=False)
+    out = torch.zeros(like.shape, dtype=like.dtype)  # not zeros_like: the system's zero pages cost nothing
     entries = block.tocoo()
     out[torch.from_numpy(entries.row).long(), torch.from_numpy(entries.col).long()] = torch.from_numpy(entries.data).to(
         like.dtype
     )
-    return out.detach()
+    return out
 
 
 def _identity_norm(name: str, norm: nn.Module, units: int) -> dict[str, Tensor]:
