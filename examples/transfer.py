@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, tuple[str, float]]
     train, test = lf.load_data(name), lf.load_data(name, split="test")
     made = lf.imprint(lf.Pattern.parse(options.pattern, resolution=16 if options.quick else 64), train)
     c = int(made.response.output)
-    print(f"made for {train.name} ({train.split}), range {made.range[0]:.4f} … {made.range[1]:.4f} nat, class {c} moves")
+    print(
+        f"made for {train.name} ({train.split}), range {made.range[0]:.4f} … {made.range[1]:.4f} nat, class {c} moves"
+    )
     print(f"{made.certificate}")
 
     found: dict[str, tuple[str, float]] = {}
@@ -87,7 +89,7 @@ def draw(made: lf.Imprint, surfaces: dict, file: Path) -> None:
 
     from landform.view import heat
 
-    figure = Figure(figsize=(15, 3.6), layout="constrained")
+    figure = Figure(figsize=(13.2, 2.9), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 1 + len(surfaces), width_ratios=[1.25] + [1] * len(surfaces))
     t = torch.linspace(*made.range, 400, dtype=torch.float64)
@@ -97,9 +99,11 @@ def draw(made: lf.Imprint, surfaces: dict, file: Path) -> None:
         axes[0].plot(target[::37], surface.loss.values.reshape(-1)[::37], ".", color=f"C{number}", markersize=3)
         heat(surface, ax=axes[number + 1], title=f"{title}: {prediction.order}", contours=False)
     axes[0].set(xlabel="loss on the first data set (nat)", ylabel="loss on the other (nat)")
-    axes[0].set_title("predicted (lines), measured (points)", fontsize=9.5, loc="left")
-    axes[0].legend(fontsize=7.5, frameon=False)
-    figure.savefig(file, dpi=110)
+    axes[0].set_title("lines: predicted, points: measured", fontsize=9.5, loc="left")
+    low, high = axes[0].get_ylim()
+    axes[0].set_ylim(low, high + 0.45 * (high - low))  # room for the legend
+    axes[0].legend(fontsize=8, frameon=False, loc="upper left")
+    figure.savefig(file, dpi=94)
 
 
 def name_of_data() -> str:

@@ -294,7 +294,11 @@ def test_kinds():
         (lambda s: picture(s, "surface.gif"), InputError, r"'.gif'; wanted .png, .svg or .pdf"),
         (lambda s: picture(s, "/nowhere/surface.png"), InputError, "no such folder: /nowhere"),
         (lambda s: picture(s, kind="map"), InputError, "wanted one of auto, compare, heat, relief"),
-        (lambda s: picture(xr.Dataset({"accuracy": 1.0})), InputError, "a surface has a variable 'loss', this has accuracy"),
+        (
+            lambda s: picture(xr.Dataset({"accuracy": 1.0})),
+            InputError,
+            "variable 'loss', this has accuracy",
+        ),
         (lambda s: heat(s, variable="los"), UnknownNameError, "did you mean 'loss'"),
         (lambda s: heat(s.isel(h1=0)), InputError, "a heat map needs two coordinates"),
         (lambda s: heat(s, channel=2), InputError, "the surface has one head"),
@@ -330,7 +334,7 @@ def test_importing_is_cheap_and_headless():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    wrong = code.replace("import landform.view", "import landform.view, matplotlib")
+    wrong = code.replace("landform.view", "matplotlib")  # the test can fail
     assert subprocess.run([sys.executable, "-c", wrong], capture_output=True, check=False).returncode == 1
 
 

@@ -11,9 +11,9 @@ from landform.certify.certificate import Certificate, Kind
 from landform.certify.network import Network, read_network
 from landform.certify.prove import Parts, ProofError, prove
 from landform.certify.separable import prove_sum
-from landform.errors import InputError
+from landform.errors import ArchitectureError, InputError
 from landform.imprint.imprint import Imprint
-from landform.imprint.lower.chain import trace
+from landform.imprint.lower.chain import Chain, trace
 from landform.pattern import Pattern, resampling_error
 
 SLACK = 1 + 1e-9  # the proof repeats the same arithmetic; another BLAS may sum it in another order
@@ -42,9 +42,10 @@ def certify(imprint: Imprint) -> Certificate:
     measured = not all(r.convex for r in imprint.responses)
     try:
         chain = trace(imprint.model)
+        _require_consistent(imprint, chain)
         network = read_network(chain, imprint.subspace, dict(imprint.model.named_buffers()), imprint.model)
         parts = _measure(imprint) if measured else _prove(imprint, network)
-    except (ProofError, InputError) as error:
+    except (ProofError, InputError, ArchitectureError) as error:
         failures = (str(error),)
     bound = max((p.total for p in parts), default=math.inf)
     worst = max(parts, key=lambda p: p.total, default=Parts(float("inf"), float("inf"), float("inf")))
@@ -80,6 +81,30 @@ def certify(imprint: Imprint) -> Certificate:
         heads={str(number): p.total for number, p in enumerate(parts)},
         seconds=time.perf_counter() - begin,
     )
+
+
+def _require_consistent(imprint: Imprint, chain: Chain) -> None:
+    """Refuse an imprint whose parts do not belong together, as a damaged or altered bundle may."""
+    first = f"{chain.stages[0].linear}.bias"
+    space, channels = imprint.subspace, imprint.pattern.channels or 1
+    if space.z != imprint.z or any(first not in direction for direction in space.directions):
+        raise InputError(f"a pattern with z = {imprint.z} needs as many directions, each moving '{first}'")
+    wanted = {name: (tuple(p.shape), p.dtype) for name, p in imprint.model.named_parameters()}
+    got = {name: (tuple(p.shape), p.dtype) for name, p in space.origin.items()}
+    if wanted != got:
+        name = next(n for n in (*wanted, *got) if wanted.get(n) != got.get(n))
+        raise InputError(f"parameter '{name}' is {got.get(name)} in the origin and {wanted.get(name)} in the model")
+    dtypes = {dtype for _, dtype in got.values()}
+    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise InputError(f"the proof covers float32 or float64, got {sorted(map(str, dtypes))}")
+    if len(imprint.responses) != len(chain.heads) or channels not in (1, len(chain.heads)):
+        raise InputError(
+            f"{len(chain.heads)} heads, {len(imprint.responses)} responses and {channels} channels do not fit each"
+            " other"
+        )
+    sizes = [r.n_outputs for r in imprint.responses]
+    if sizes != [head.outputs for head in chain.heads]:
+        raise InputError(f"the heads have {[h.outputs for h in chain.heads]} outputs, the responses {sizes}")
 
 
 def _prove(imprint: Imprint, network: Network) -> list[Parts]:

@@ -190,11 +190,13 @@ def _norm(
 def _without_dead_units(steps: list[Step], heads: list[Step]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """Drop units that nothing reads, from the heads backwards."""
     live = np.unique(np.concatenate([head.weight.indices[head.weight.data != 0] for head in heads]))
+    live = live if len(live) else np.zeros(1, dtype=int)
     kept_heads = tuple(head.columns(live) for head in heads)
     out: list[Step] = []
     for step in reversed(steps):
         kept = step.rows(live)
         below = np.unique(kept.weight.indices[kept.weight.data != 0])
+        below = below if len(below) else np.zeros(1, dtype=int)  # a pattern of zeros: nothing is read below
         out.append(kept.columns(below) if step is not steps[0] else kept)
         live = below
     return tuple(reversed(out)), kept_heads

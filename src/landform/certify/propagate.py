@@ -176,22 +176,30 @@ class _Tiles:
     def __init__(self, field: Field) -> None:
         self.order, self.members = _tiles(field.mesh)
         self.ends = np.append(self.members[1:], len(self.order))
-        self.high = np.maximum.reduceat(field.value[:, self.order], self.members, axis=1)
-        self.low = np.minimum.reduceat(field.value[:, self.order], self.members, axis=1)
-        self.fuzz = np.maximum.reduceat(field.error[:, self.order], self.members, axis=1)
+        ordered = field.error[:, self.order]
+        fuzz = np.maximum.reduceat(ordered, self.members, axis=1)
+        ordered = field.value[:, self.order]
+        self.high = np.maximum.reduceat(ordered, self.members, axis=1) + fuzz
+        self.low = np.minimum.reduceat(ordered, self.members, axis=1) - fuzz
+
+        self.error = field.error.max(axis=1, initial=0.0)
+        self.size = field.value.max(axis=1, initial=0.0) + self.error + field.kink[field.dense_rows]
+
+    def margin(self, weight: sp.csr_matrix, bias: np.ndarray, roundoff: float) -> np.ndarray:
+        """Return a bound of each row's rounding anywhere."""
+        partial = abs(weight) @ self.size + np.abs(bias)
+        terms = np.diff(weight.indptr) + 2
+        own = (roundoff * (2 * terms + 1) + U64 * (terms + 3)) * partial + 2.0**-140 * (roundoff > U64)
+        return np.asarray(SLACK * (own + abs(weight) @ self.error))
 
     def active_pairs(
-        self, weight: sp.csr_matrix, bias: np.ndarray, kink: np.ndarray, roundoff: float
+        self, weight: sp.csr_matrix, bias: np.ndarray, margin: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (row, node) pairs that may be on."""
+        """Return the (row, node) pairs that may be on, ``margin`` bounding each row's rounding and kinks."""
         positive, negative = weight.maximum(0).tocsr(), (-weight).maximum(0).tocsr()
-        terms = np.diff(weight.indptr) + 2
-        factor = SLACK * (roundoff * (terms + 1) + U64 * (terms + 3))
-        above, below = np.maximum(bias, 0)[:, None], np.maximum(-bias, 0)[:, None]
-        up = positive @ self.high + above
-        partial = np.maximum(up, negative @ self.high + below)
-        error = factor[:, None] * partial + SLACK * ((positive + negative) @ self.fuzz)
-        row, tile = np.nonzero(up - (negative @ self.low + below) + error + kink[:, None] > 0)
+        up = positive @ self.high + np.maximum(bias, 0)[:, None]
+        down = negative @ self.low + np.maximum(-bias, 0)[:, None]
+        row, tile = np.nonzero((up - down + margin[:, None] > 0) & (up > 0))
         length = self.ends[tile] - self.members[tile]
         offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
         return np.repeat(row, length), self.order[np.repeat(self.members[tile], length) + offset]
@@ -217,11 +225,12 @@ def _sparse_rows(
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         weight = step.weight[part][:, field.dense_rows].tocsr()
-        pairs = tiles.active_pairs(weight, step.bias[part], kink[part], roundoff)
+        margin = tiles.margin(weight, step.bias[part], roundoff) + kink[part]
+        pairs = tiles.active_pairs(weight, step.bias[part], margin)
         if len(pairs[0]) > 0.3 * len(part) * field.mesh.n_nodes:
             return None
         gather = _Gather(field, live, weight, step.inexact[part][:, field.dense_rows].tocsr(), step.bias[part])
-        value, error, change = _relu_at(field.mesh, gather, pairs, kink[part], roundoff)
+        value, error, change = _relu_at(field.mesh, gather, pairs, margin, kink[part], roundoff)
         kink[part] += change
         values.append(value)
         errors.append(error)
@@ -232,13 +241,13 @@ def _relu_at(
     mesh: Mesh,
     gather: "_Gather",
     pairs: tuple[np.ndarray, np.ndarray],
+    margin: np.ndarray,
     kink: np.ndarray,
     roundoff: float,
 ) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]:
     """Return values and errors of rows at the pairs where they may be on, and their sign changes."""
     row, node = pairs
-    pre, bound, lifted = gather.bounds(row, node, roundoff)
-    keep = (pre + bound + kink[row] > 0) & lifted
+    keep = gather.may_be_on(row, node, margin)
     row, node = _with_neighbours(mesh, row[keep], node[keep])
     pre, bound, lifted = gather.bounds(row, node, roundoff)
     on = (pre + bound + kink[row] > 0) & lifted
@@ -282,6 +291,16 @@ class _Gather:
         self.bias, self.field, self.live = bias, field, live
         self.kink = np.asarray(abs(weight) @ field.kink[field.dense_rows])
         self.terms = count + (self.bias != 0)
+
+    def may_be_on(self, row: np.ndarray, node: np.ndarray, margin: np.ndarray) -> np.ndarray:
+        """Return which pairs may be on, by a bound that is cheaper than `bounds`."""
+        pre, lifted = self.bias[row] + margin[row], self.bias[row] > 0
+        for slot in range(self.column.shape[1]):
+            weight, column = self.weight[row, slot], self.column[row, slot]
+            pre += weight * self.field.value[column, node]
+            lifted |= (weight > 0) & self.live[column, node]
+        out: np.ndarray = lifted & (pre > 0)
+        return out
 
     def values(self, row: np.ndarray, node: np.ndarray) -> np.ndarray:
         """Return W x + b at the pairs."""

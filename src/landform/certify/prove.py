@@ -250,6 +250,8 @@ def shared_register(step: Step, rows: np.ndarray) -> tuple[sp.csr_matrix, np.nda
     """Return the one affine read that all these rows share, and each row's sign."""
     if not len(rows):
         raise ProofError("the output does not depend on h at all")
+    if not step.weight[rows].nnz:  # a pattern of zeros
+        return sp.csr_matrix((1, step.weight.shape[1])), np.ones(len(rows))
     base: sp.csr_matrix | None = None
     sign = np.ones(len(rows))
     for position, row in enumerate(rows):

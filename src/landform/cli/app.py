@@ -70,11 +70,11 @@ def build_app() -> App:
 
 
 def paragraphs(docstring: str) -> str:
-    """Join the lines of each paragraph, so that help is wrapped to the terminal.
+    r"""Join the lines of each paragraph, so that help is wrapped to the terminal.
 
     Example:
-        >>> paragraphs("Say it.\\n\\n    At length\\n    and in two lines.\\n    ")
-        'Say it.\\n\\nAt length and in two lines.'
+        >>> paragraphs("Say it.\n\n    At length\n    and in two lines.\n    ")
+        'Say it.\n\nAt length and in two lines.'
     """
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(docstring).split("\n\n"))
 

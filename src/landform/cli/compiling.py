@@ -66,4 +66,4 @@ def built(widths: list[int], samples: "Data", loss: Any, heads: int) -> "nn.Modu
         raise InputError(f"--widths must be positive, got {' '.join(map(str, widths))}")
     outputs = None if isinstance(loss, str) else samples.classes
     size = respond(loss, samples.targets, outputs=outputs, weights=samples.weights).n_outputs
-    return build_network(widths, samples.inputs.shape[1:], [size] * heads)
+    return build_network(widths, samples.inputs.shape[1:], [size] * heads).to_empty(device="cpu").eval()

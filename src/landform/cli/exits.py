@@ -12,11 +12,13 @@ from landform.errors import LandformError
 
 DONE, DOES_NOT_HOLD, ERROR, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
-_FLAGS = tuple(
-    "allow_constant axis_aligned background colour contrast convex direct dtype epsilon fit force form grid invert loss"  # noqa: SIM905
-    " method model other range resolution scale schedule tolerance z".split()
+_FLAGS = (
+    *("allow_constant", "axes", "axis_aligned", "background", "colour", "contrast", "convex", "direct", "dtype"),
+    *("epsilon", "fit", "force", "form", "grid", "invert", "loss", "method", "model", "other", "range", "resolution"),
+    *("scale", "schedule", "split", "tolerance", "widths", "z"),
 )
 _ASSIGNED = re.compile(rf"\b({'|'.join(_FLAGS)})=('[^']*'|True|False|[-+.\w]+|…)")
+_FIRST = re.compile(rf"^({'|'.join(_FLAGS)})(?= must| is | has | \()")
 _CALLS = (
     (r" \(force=True\)", ""),
     (r"verify=False", "--ignore-hashes"),
@@ -95,6 +97,7 @@ def explain(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     for pattern, words in _CALLS:
         text = re.sub(pattern, words, text)
+    text = _FIRST.sub(lambda match: flag(match[1]), text)
     return _OPTIONS.sub(_listed, _ASSIGNED.sub(_as_flag, text))
 
 

@@ -92,6 +92,8 @@ def plan(
         take = needs(
             wanted, knots[epsilon] or MOST_KNOTS, channels, response.n_outputs, shape, axis_aligned=axis_aligned
         )
+    if held is None and not wanted:
+        voice.note("for more than the response curve, give --widths, --model or --resolution")
     result: dict[str, Any] = {
         "capacity": None if held is None else held.to_json(),
         "fits": None if held is None or not wanted else held.best.cells >= max(wanted),

@@ -30,7 +30,8 @@ The format follows the name: a .zarr folder (the default), .nc (NetCDF 3), .csv 
 picture alone. The picture lies beside the surface, under the same name.
 
 --json prints surface, picture, evaluations, samples, seconds, interval (half the width of the widest 95 % interval; \
-0 for an exact scan), loss (least and greatest), difference (largest |measured - promised|), unit, data, grid and transfer.
+0 for an exact scan), loss (least and greatest), difference (largest |measured - promised|), unit, data, grid and \
+transfer.
 
 Exit codes: 0 done, 2 an error (nothing was written), 130 interrupted (likewise)."""
 

@@ -31,6 +31,8 @@ def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor
     Cost:
         One pass of the layers after the first over ``points`` rows; memory for `BATCH` rows.
     """
+    if h.ndim != 2 or h.shape[1] != imprint.z:
+        raise InputError(f"points of this imprint have shape [points, {imprint.z}], got {tuple(h.shape)}")
     chain = trace(imprint.model)
     modules = dict(imprint.model.named_modules())
     name = chain.stages[0].linear

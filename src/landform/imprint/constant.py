@@ -42,6 +42,12 @@ class Options:
     tolerance: float = 0.0
     convex: bool = False
 
+    def __post_init__(self) -> None:
+        if self.epsilon is not None and not 0 < self.epsilon < 1:
+            raise InputError(f"epsilon is a fraction of the range between 0 and 1, got {self.epsilon}")
+        if not 0 <= self.tolerance < 1:
+            raise InputError(f"tolerance is in units of the pattern, 0 ≤ tolerance < 1, got {self.tolerance}")
+
 
 def imprint_constant(
     pattern: Pattern | SumPattern, task: Task | None, data_task: Task, options: Options, other: object = None
@@ -55,6 +61,7 @@ def imprint_constant(
     chain = trace(model) if model is not None else None
     if model is not None and chain is not None:
         check_parameters(model, chain)
+        data_task.outputs(inputs=data.inputs[:1])  # its error explains a model that does not fit the data
     channels = pattern.channels or 1
     responses = _responses(data_task, chain, channels, options.convex)
     bounds = _range(responses, options.range, other)
@@ -148,13 +155,24 @@ def _compile(
         splines[:] = [_spline(r, bounds, options.epsilon, room) for r in responses[:channels]]
         return splines
 
-    def compiled(what: Pattern | SumPattern, bend: Callable[[int], Sequence[Spline]] | None) -> Program:
+    def compiled_direct(what: Pattern) -> Program:
+        signals = _direct_pattern(what, responses[0], bounds)
+        if options.form == "auto":
+            try:
+                return compiled(signals, None, "hats")  # exact at nodes; strips cancel, and nothing hides it here
+            except CapacityError:
+                pass
+        return compiled(signals, None)
+
+    def compiled(
+        what: Pattern | SumPattern, bend: Callable[[int], Sequence[Spline]] | None, form: Form | None = None
+    ) -> Program:
         return compile_pattern(
             what,
             bend,
             widths=widths,
             per_hinge=per_hinge,
-            form=options.form,
+            form=form or options.form,
             schedule=options.schedule,
             axis_aligned=options.axis_aligned,
             dtype=dtype,
@@ -169,14 +187,14 @@ def _compile(
             if options.direct is False or options.epsilon is not None or isinstance(pattern, SumPattern):
                 raise _with_capacity(error, pattern, widths, per_hinge, options) from None
             try:
-                program = compiled(_direct_pattern(pattern, responses[0], bounds), None)
+                program = compiled_direct(pattern)
             except CapacityError:
                 raise _with_capacity(error, pattern, widths, per_hinge, options) from None
             note = "no layer is left for the response curve: direct form, exact at nodes, with a gap between them"
             return replace(program, notes=(*program.notes, note)), [], True
     if isinstance(pattern, SumPattern):
         raise InputError("the direct form needs nodal values on a grid; a sum has none: leave direct=False")
-    return compiled(_direct_pattern(pattern, responses[0], bounds), None), [], True
+    return compiled_direct(pattern), [], True
 
 
 def _spline(response: AbstractResponse, bounds: tuple[float, float], epsilon: float | None, room: int) -> Spline:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from landform.mesh import Mesh
@@ -77,8 +77,13 @@ def compressed_basis(mesh: Mesh, values: Float64[Tensor, "..."], tolerance: floa
     size = surplus.reshape(flat_shape).abs().amax(dim=1).reshape(mesh.shape)
     mask_shape = (*mesh.shape, *([1] * (values.ndim - mesh.z)))
 
+    def kept(threshold: float) -> Bool[Tensor, "..."]:
+        mask = size > threshold
+        mask.reshape(-1)[0] = True  # one hat at least, so that there is something to read
+        return mask
+
     def kept_sum(threshold: float) -> Float64[Tensor, "..."]:
-        return mesh.from_surplus(surplus * (size > threshold).reshape(mask_shape))
+        return mesh.from_surplus(surplus * kept(threshold).reshape(mask_shape))
 
     def error(threshold: float) -> float:
         return float((kept_sum(threshold) - values).abs().max())
@@ -92,8 +97,7 @@ def compressed_basis(mesh: Mesh, values: Float64[Tensor, "..."], tolerance: floa
             high = middle
     if error(high) <= tolerance:
         low = high
-    keep = (size > low).reshape(-1)
-    keep[0] = True
+    keep = kept(low).reshape(-1)
     level = mesh.levels().reshape(-1)
     order = torch.argsort(level, stable=True)
     order = order[keep[order]]

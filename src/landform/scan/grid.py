@@ -187,12 +187,11 @@ def _check(imprint: Imprint, task: Task, measure: Callable[[Tensor], Tensor], ch
     full = torch.stack([task.evaluate(imprint.subspace.at(point)).reshape(-1) for point in h])
     difference = float((full - measure(h)).abs().max())
     height = imprint.range[1] - imprint.range[0]
-    rounding = imprint.certificate.rounding if imprint.certificate is not None else 0.0
-    if not difference <= max(CHECK_TOLERANCE * height, rounding):
+    if not difference <= CHECK_TOLERANCE * height:
         warnings.warn(
             f"with all data passed through the network, the loss differs by up to {difference:.2g}"
             f" ({difference / height:.1e} of the range) from the scan, which took the network to be input-independent;"
-            " the data may not be those of the imprint, or its weights were changed",
+            " the data may not be those of the imprint, its weights were changed, or its dtype rounds that much",
             stacklevel=4,
         )
     return count, difference

@@ -10,8 +10,8 @@ def transfer(imprint: Imprint, data: object, *, head: int = 0) -> Transfer:
     """Predict the surface of a constant imprint on another data set.
 
     At h the other set's loss is ρ̃(s(h)), with ρ̃ that set's own response along the imprint's ray: the level sets are
-    unions of the old ones, identical iff ρ̃ is injective on the range, and heights move by ``.remap``. Only the labels of
-    the other set enter. ``scan(imprint, data=…)`` then measures it, beside this prediction.
+    unions of the old ones, identical iff ρ̃ is injective on the range, and heights move by ``.remap``. Only the labels
+    of the other set enter. ``scan(imprint, data=…)`` then measures it, beside this prediction.
 
     Args:
         imprint: A constant imprint.

@@ -111,7 +111,7 @@ def _alone(surface: "xarray.Dataset", kind: Kind) -> "matplotlib.figure.Figure":
             profile(surface, ax=figure.add_subplot(), target=False)
         else:
             drawn = [name for name in ("heat", "relief") if kind in (name, "auto")]
-            figure = new_figure(4.7 * len(drawn), 3.7 * heads + 0.35)
+            figure = new_figure(4.9 * len(drawn), 3.7 * heads + 0.35)
             for head in range(heads):
                 channel, title = (head, f"head {head}") if heads > 1 else (None, None)
                 for column, name in enumerate(drawn):

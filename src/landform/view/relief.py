@@ -74,12 +74,12 @@ def relief(
     values = field.values.astype(np.float64)
     x, y = (np.asarray(field[name].values, dtype=np.float64) for name in names)
     with quiet_style():
-        own: Any = new_figure(5.4, 4.4).add_subplot(projection="3d") if ax is None else ax
+        own: Any = new_figure(5.8, 4.4).add_subplot(projection="3d") if ax is None else ax
         _draw(own, x, y, values, shade, cmap, _height(values) if height is None else height)
         own.view_init(elev=view[0], azim=view[1])
         own.set(xlabel=axis_label(names[0]), ylabel=axis_label(names[1]))
         if len(own.get_zticks()):
-            own.set_zlabel(variable_label(variable, str(field.attrs.get("units", ""))), labelpad=0)
+            own.set_zlabel(variable_label(variable, str(field.attrs.get("units", ""))), labelpad=-4)
         if title is not None:
             own.set_title(plain(title))
     shown: matplotlib.axes.Axes = own
