@@ -2,21 +2,28 @@
 
 *Make*: `imprint` compiles a picture or function into a network whose loss, along a few weight-space directions, is that
 picture; `certify` proves how closely. *Measure*: `scan` evaluates a loss surface and labels it.
+
+Names are imported when they are first used, so that ``landform --help`` need not wait for PyTorch.
 """
 
+import importlib
+import sys
+import types
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
-from landform.bundle import load
-from landform.certify import Certificate, certify
-from landform.data import Data, load_data
-from landform.errors import LandformError
-from landform.imprint import Imprint, imprint
-from landform.mesh import Mesh
-from landform.pattern import Pattern, SumPattern
-from landform.program.capacity import capacity
-from landform.scan import scan, transfer
-from landform.subspace import Subspace
-from landform.task import Task
+if TYPE_CHECKING:
+    from landform.bundle import load
+    from landform.certify import Certificate, certify
+    from landform.data import Data, load_data
+    from landform.errors import LandformError
+    from landform.imprint import Imprint, imprint
+    from landform.mesh import Mesh
+    from landform.pattern import Pattern, SumPattern
+    from landform.program.capacity import capacity
+    from landform.scan import scan, transfer
+    from landform.subspace import Subspace
+    from landform.task import Task
 
 __version__ = _version("landform")
 
@@ -39,3 +46,49 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
     "LandformError",
     "__version__",
 ]
+
+_HOME = {
+    "imprint": "landform.imprint",
+    "certify": "landform.certify",
+    "capacity": "landform.program.capacity",
+    "Imprint": "landform.imprint",
+    "Certificate": "landform.certify",
+    "Pattern": "landform.pattern",
+    "SumPattern": "landform.pattern",
+    "Mesh": "landform.mesh",
+    "scan": "landform.scan",
+    "transfer": "landform.scan",
+    "Subspace": "landform.subspace",
+    "Task": "landform.task",
+    "Data": "landform.data",
+    "load_data": "landform.data",
+    "load": "landform.bundle",
+    "LandformError": "landform.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'landform' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """The package itself: `imprint`, `certify` and `scan` are its functions, though folders have these names too.
+
+    The import system sets ``landform.scan`` to the folder when anything in it is imported; that is passed over, so that
+    ``landform.scan(…)`` works whatever was imported before.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

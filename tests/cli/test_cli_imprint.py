@@ -256,7 +256,11 @@ def test_losses_by_name_class_and_instance(network):
 
 
 def test_the_default_dtype_is_put_back_after_an_error():
-    with pytest.raises(ZeroDivisionError), default_dtype("float64"):
-        assert torch.get_default_dtype() is torch.float64
-        raise ZeroDivisionError
+    def fail():
+        with default_dtype("float64"):
+            assert torch.get_default_dtype() is torch.float64
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert torch.get_default_dtype() is torch.float32

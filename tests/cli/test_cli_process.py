@@ -1,4 +1,4 @@
-"""The command line as its own process: imports, exit codes, pipes, Ctrl-C. Each start costs seconds, so they are few."""
+"""The command line as its own process: imports, exit codes, pipes, Ctrl-C. Each start costs seconds: few."""
 
 import importlib.util
 import json
@@ -51,8 +51,6 @@ def test_from_a_picture_to_a_certificate_and_back(tmp_path):
     proved = landform("certify", found["bundle"], "--data", "digits", "--json", cwd=tmp_path)
     assert proved.returncode == 0, proved.stderr
     assert json.loads(proved.stdout)["bound"] <= found["bound"] * (1 + 1e-9)
-    refused = landform("certify", found["bundle"], "--data", "digits", "--split", "test", cwd=tmp_path)
-    assert refused.returncode == 1
 
 
 def test_a_broken_pipe_is_quiet():

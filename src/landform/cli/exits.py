@@ -18,7 +18,7 @@ _FLAGS = (
     *("scale", "schedule", "split", "tolerance", "widths", "z"),
 )
 _ASSIGNED = re.compile(rf"\b({'|'.join(_FLAGS)})=('[^']*'|True|False|[-+.\w]+|…)")
-_FIRST = re.compile(rf"^({'|'.join(_FLAGS)})(?= must| is | has | \()")
+_FIRST = re.compile(rf"^({'|'.join(_FLAGS)})(?= must| is | are | has | \()")
 _CALLS = (
     (r" \(force=True\)", ""),
     (r"verify=False", "--ignore-hashes"),

@@ -1,5 +1,6 @@
 """``landform scan``: measure a bundle's loss on a grid."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from landform.cli.terminal import Voice, say, say_json, table
 if TYPE_CHECKING:
     import xarray
 
+    from landform.data import Data
     from landform.imprint import Imprint
 
 _WHERE = Group("Where to look", sort_key=1)
@@ -109,6 +111,8 @@ def scan(
         network = None if model is None else read_model(model)
         made = load(bundle, model=network, loss=None if loss is None else read_loss(loss))
         samples = None if data is None else read_data(data, split)
+    if samples is not None:
+        same_inputs(made, samples)
     varying = plane(made.z) if axes is None else tuple(axes)
     nodes = None if not grid else grid[0] if len(grid) == 1 else tuple(grid)
     if axes is None and isinstance(nodes, tuple) and len(nodes) == made.z:
@@ -139,6 +143,16 @@ def named(surface: "xarray.Dataset", made: "Imprint") -> "xarray.Dataset":
     data = f"{name} ({stored(made, 'split')})"
     title = f"{made.pattern.name} on {data}"
     return surface.assign(samples=surface["samples"] * 0 + count).assign_attrs(data=data, n_samples=count, title=title)
+
+
+def same_inputs(made: "Imprint", samples: "Data") -> None:
+    """Refuse data that the network could not be given, although its loss follows from their labels alone."""
+    from landform.cli.certify import stored
+    from landform.errors import DataError
+
+    shape, own = stored(made, "sample_shape"), list(samples.inputs.shape[1:])
+    if shape is not None and math.prod(shape) != math.prod(own):
+        raise DataError(f"--data {samples.name} has inputs of shape {own}, the bundle's network takes {shape}")
 
 
 def targets(bundle: str, output: str | None, *, picture: bool, force: bool) -> tuple[Path | None, Path | None]:

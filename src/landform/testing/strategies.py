@@ -54,7 +54,7 @@ def patterns(
 
     Example:
         >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
+        >>> @settings(max_examples=5, database=None, deadline=None, derandomize=True)
         ... @given(patterns(z=2))
         ... def test_range(pattern):
         ...     assert 0 <= pattern.floor and pattern.ceiling <= 1 and pattern.z == 2
@@ -93,7 +93,7 @@ def sums(z: int | None = None, *, max_cells: int = 6) -> "SearchStrategy[SumPatt
 
     Example:
         >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
+        >>> @settings(max_examples=5, database=None, deadline=None, derandomize=True)
         ... @given(sums(z=3))
         ... def test_axes(pattern):
         ...     assert len(pattern.axes) == 3
@@ -127,7 +127,7 @@ def widths(*, layers: tuple[int, int] = (3, 6), units: tuple[int, int] = (4, 120
 
     Example:
         >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
+        >>> @settings(max_examples=5, database=None, deadline=None, derandomize=True)
         ... @given(widths(layers=(3, 4)))
         ... def test_layers(hidden):
         ...     assert len(hidden) in (3, 4)
@@ -152,7 +152,7 @@ def losses(outputs: int = 3) -> "SearchStrategy[str]":
 
     Example:
         >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
+        >>> @settings(max_examples=5, database=None, deadline=None, derandomize=True)
         ... @given(losses())
         ... def test_known(name):
         ...     assert name != "gaussian_nll"  # which wants two outputs
@@ -189,7 +189,7 @@ def mlps(
 
     Example:
         >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
+        >>> @settings(max_examples=5, database=None, deadline=None, derandomize=True)
         ... @given(mlps([5, 7]))
         ... def test_mode(model):
         ...     assert not model.training and model(torch.zeros(2, 4, dtype=model[0].weight.dtype)).shape == (2, 3)
@@ -254,7 +254,7 @@ def tasks(
 
     Example:
         >>> from hypothesis import given, settings
-        >>> @settings(max_examples=5, database=None)
+        >>> @settings(max_examples=5, database=None, deadline=None, derandomize=True)
         ... @given(tasks(mlps([5, 7])))
         ... def test_finite(task):
         ...     assert task.evaluate().isfinite()
