@@ -13,6 +13,7 @@ from benchmarks.report import Table
 from landform.imprint.collapsed import losses_at
 from landform.program import compile_pattern
 
+MOST_NODES = 16641  # of a mesh: all up to n = 128, as many random ones beyond
 EPSILONS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 CASES: dict[str, dict[str, Any]] = {
     "full": {"register_sizes": (16, 32, 64, 128, 256), "n": 64, "points": 200_000, "certificate_sizes": (64, 256)},
@@ -44,11 +45,12 @@ def _register(sizes: Sequence[int]) -> Table:
         row: dict[str, object] = {"n": n, "form": form}
         for label, pattern in (("8-bit values", _rounded(photograph(n), 8)), ("photograph", photograph(n))):
             program = compile_pattern(pattern, None, form=form, dtype=torch.float64)
-            found = torch.cat([program(h) for h in torch.split(pattern.mesh.nodes(), 1024)])[:, 0]
-            off = (found - pattern.values.reshape(-1)).abs()
+            some = torch.randperm(pattern.mesh.n_nodes, generator=torch.Generator().manual_seed(0))[:MOST_NODES]
+            nodes, values = pattern.mesh.nodes()[some], pattern.values.reshape(-1)[some]
+            off = (torch.cat([program(h) for h in torch.split(nodes, 1024)])[:, 0] - values).abs()
             row |= {f"{label}: exact": f"{int((off == 0).sum()):,} of {len(off):,}", f"{label}: max": float(off.max())}
         rows.append(row)
-    notes = ["Nodes where the register equals the nodal value bit for bit, in float64 (units of the pattern)."]
+    notes = ["Nodes where the register equals the nodal value bit for bit, in float64 (max in units of the pattern)."]
     return Table("Pattern register at nodes", rows, notes)
 
 
@@ -56,8 +58,10 @@ def _box(n: int, points: int) -> Table:
     rows = []
     pattern, nodes = photograph(n), photograph(n).mesh.nodes()
     for dtype, form in itertools.product(DTYPES, ("hats", "strips", "direct")):
-        imprint = make(pattern, dtype=dtype, form="hats", direct=True) if form == "direct" else make(
-            pattern, dtype=dtype, form=form
+        imprint = (
+            make(pattern, dtype=dtype, form="hats", direct=True)
+            if form == "direct"
+            else make(pattern, dtype=dtype, form=form)
         )
         certificate = lf.certify(imprint)
         size = imprint.range[1] - imprint.range[0]
@@ -70,7 +74,9 @@ def _box(n: int, points: int) -> Table:
                 "certified bound": certificate.relative_bound,
                 "ψ (or gap)": certificate.curve / size,
                 "at nodes": float(at_nodes.max()) / size,
-                "at nodes, ulp": float((at_nodes / _ulp(imprint.target(nodes), DTYPES[dtype])).max()),
+                "at nodes, ulp": float((at_nodes / _ulp(imprint.target(nodes), DTYPES[dtype])).max())
+                if form == "direct"
+                else "",
                 "in the box": box / size,
                 "in the box beyond ψ": max(0.0, box - certificate.curve) / size,
                 "certificate s": certificate.seconds,
@@ -96,7 +102,7 @@ def _epsilon(n: int, points: int, epsilons: Sequence[float]) -> Table:
         certificate = lf.certify(imprint)
         size = imprint.range[1] - imprint.range[0]
         parts = {name: getattr(certificate, name) / size for name in ("register", "curve", "rounding")}
-        measured = float(_difference(imprint, _random(points // 4)).max()) / size
+        measured = float(_difference(imprint, _random(points // 10)).max()) / size
         row |= {"form": imprint.meta["form"], "knots": imprint.meta["knots"], "bound": certificate.relative_bound}
         rows.append(row | parts | {"measured": measured, "certificate s": certificate.seconds})
     notes = [f"The photograph at n = {n}, form chosen by landform, fractions of the range; measured on random points."]

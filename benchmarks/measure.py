@@ -1,6 +1,8 @@
 """Clocks: alternating repeats, spread, time spent in named functions, peak memory of a fresh process."""
 
 import contextlib
+import ctypes
+import gc
 import statistics
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -101,6 +104,30 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def peak_memory(call: Callable[[], Any]) -> int:
+    """Return by how many bytes the resident set of this process grows at most during a call (Linux; 0 elsewhere).
+
+    ``ru_maxrss`` would not do: it cannot be reset, and a child inherits its parent's. Free memory that the allocator
+    keeps is given back first, or it would hide what the call takes.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from the present size
+    before = _kilobytes(status, "VmRSS")
+    kept = call()
+    after = _kilobytes(status, "VmHWM")
+    del kept
+    return 1024 * max(0, after - before)
+
+
+def _kilobytes(status: Path, key: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key + ":"))
 
 
 def in_fresh_process(code: str) -> float:

@@ -1,6 +1,6 @@
 """Tables, the machine they were measured on, and the two files they go to."""
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
 
 

@@ -58,7 +58,7 @@ def test_below_the_floor():
     response = respond("cross_entropy", TEN)
     message = (
         r"pattern floor 0\.0 is below the label entropy 2\.303 nat, which no input-independent output can beat; "
-        r"pass range='auto' or method='offset'"
+        r"pass range='auto', or a range that starts above it"
     )
     with pytest.raises(FloorError, match=message):
         response.inverse(torch.tensor([3.0, 0.0], dtype=torch.float64))

@@ -26,34 +26,33 @@ def compiled(
 ) -> "Imprint":
     """Compile a pattern as the options say, without the proof."""
     from landform.cli.sources import FIT, default_dtype, read_data, read_model, read_range
-    from landform.errors import InputError, unknown_name
-    from landform.imprint.constant import Options, imprint_constant
-    from landform.imprint.make import METHODS, data_only
+    from landform.errors import InputError
+    from landform.imprint import imprint
     from landform.task import Task
 
-    if compiling.method not in METHODS:
-        raise unknown_name("method", compiling.method, METHODS)
     if widths and model != FIT:
         raise InputError("--widths builds a network; leave it out where --model names one")
     network = read_model(model, weights, dtype)
-    options = Options(
-        range=read_range(compiling.range),
-        epsilon=compiling.epsilon,
-        form=compiling.form,
-        schedule=compiling.schedule,
-        axis_aligned=compiling.axis_aligned,
-        direct=compiling.direct,
-        tolerance=compiling.tolerance,
-        convex=compiling.convex,
-    )
     second = None if other is None else read_data(other)
     with default_dtype(dtype):
         if widths:
             network = built(widths, samples, loss, shape.channels or 1)
-        if network is None:
-            return imprint_constant(shape, None, data_only(samples, loss), options, second)
-        task = Task(network, loss, samples)
-        return imprint_constant(shape, task, task, options, second)
+        return imprint(
+            shape,
+            samples if network is None else Task(network, loss, samples),
+            method=compiling.method,
+            range=read_range(compiling.range),
+            epsilon=compiling.epsilon,
+            form=compiling.form,
+            schedule=compiling.schedule,
+            axis_aligned=compiling.axis_aligned,
+            direct=compiling.direct,
+            tolerance=compiling.tolerance,
+            convex=compiling.convex,
+            loss=loss,
+            other=second,
+            certify=False,
+        )
 
 
 def built(widths: list[int], samples: "Data", loss: Any, heads: int) -> "nn.Module":

@@ -25,6 +25,7 @@ def imprint(
     direct: bool | None = None,
     tolerance: float = 0.0,
     convex: bool = False,
+    loss: Any = "cross_entropy",
     other: Any = None,
     certify: bool = True,
 ) -> Imprint:
@@ -36,7 +37,7 @@ def imprint(
     Args:
         pattern: T, or what `Pattern.parse` takes (``"cat.png"``, ``"text:HELLO"``, ``"qr:…"``, ``"formula:ackley"``).
         task: Model, loss and data. Anything that `landform.data.load_data` takes instead of a `Task` (``"digits"``,
-            ``(X, y)``) means cross-entropy on these data and a network built to fit.
+            ``(X, y)``) means a network built to fit, with ``loss``.
         method: ``"constant"``: Theorem 1 of arXiv 1912.07559, an input-independent network.
         range: (lo, hi) in loss units, where pattern values 0 and 1 go. ``"auto"``: lo just above the least loss that an
             input-independent output can have, hi = lo + 1.
@@ -50,6 +51,7 @@ def imprint(
         direct: Leave the response curve out (exact at nodes, a gap between them). None: only where no layer is left.
         tolerance: Admitted compression error in units of the pattern; 0 keeps every node.
         convex: Declare a loss of your own convex; then its bound counts as proved, under that assumption.
+        loss: Where ``task`` is data: the loss, as `Task` takes it. A `Task` has its own.
         other: A second data set: ``range="auto"`` then starts where level sets transfer to it.
         certify: Prove the bound now. False leaves ``certificate`` None, for instance to time the compilation.
 
@@ -86,7 +88,7 @@ def imprint(
     if isinstance(task, Task):
         made = imprint_constant(pattern, task, need_data(task), options, other)
     else:
-        made = imprint_constant(pattern, None, data_only(task), options, other)
+        made = imprint_constant(pattern, None, data_only(task, loss), options, other)
     if not certify:
         return made
     from landform.certify import certify as prove

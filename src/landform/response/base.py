@@ -194,7 +194,7 @@ class AbstractResponse(ABC):
         floor, unit = show(self.lowest), "nat" if self.unit == "nat" else "loss units"
         return (
             f"pattern floor {show(least)} is below the {self._floor_name} {floor} {unit}, which no "
-            "input-independent output can beat; pass range='auto' or method='offset'"
+            "input-independent output can beat; pass range='auto', or a range that starts above it"
         )
 
     def kinks(self) -> Float64[Tensor, " kinks"]:
