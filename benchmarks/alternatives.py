@@ -74,8 +74,8 @@ def run(n: int, steps: int, points: int, passes: int) -> list[Table]:
         "landform: compilation without certificate, one run after a warm-up.",
         (
             f"Adam: regression of ρ⁻¹(T(h)) (standardised) on h, batches of {BATCH} random h, learning rate {RATE:g}"
-            " with cosine decay, PyTorch's initial weights, mean squared error. Same widths: the hidden widths of landform's"
-            " network after the injected layer, which only carries h."
+            " with cosine decay, PyTorch's initial weights, mean squared error. Same widths: the hidden widths of"
+            " landform's network after the injected layer, which only carries h."
         ),
         (
             f"Multi-point optimisation: {UPDATES:,} updates × {CELLS} cells × one measured training pass"

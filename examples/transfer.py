@@ -18,10 +18,16 @@ of them a real subset and two re-weighted, on both sides of the condition.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 import landform as lf
+
+if TYPE_CHECKING:
+    import xarray
+
+    from landform.response import Transfer
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, tuple[str, float]]:
@@ -76,13 +82,12 @@ def others(test: lf.Data, c: int) -> dict[str, lf.Data]:
     }
 
 
-def span(surface: object) -> str:
+def span(surface: "xarray.Dataset") -> str:
     """Say from where to where the measured loss goes."""
-    loss = surface.loss  # type: ignore[attr-defined]
-    return f"{float(loss.min()):.3f} … {float(loss.max()):.3f}"
+    return f"{float(surface.loss.min()):.3f} … {float(surface.loss.max()):.3f}"
 
 
-def draw(made: lf.Imprint, surfaces: dict, file: Path) -> None:
+def draw(made: lf.Imprint, surfaces: dict[str, tuple["Transfer", "xarray.Dataset"]], file: Path) -> None:
     """Draw the curves that re-map heights, with measured points on them, and the surfaces."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -94,7 +99,8 @@ def draw(made: lf.Imprint, surfaces: dict, file: Path) -> None:
     axes = figure.subplots(1, 1 + len(surfaces), width_ratios=[1.25] + [1] * len(surfaces))
     t = torch.linspace(*made.range, 400, dtype=torch.float64)
     for number, (title, (prediction, surface)) in enumerate(surfaces.items()):
-        target = made.target(made.pattern.mesh.nodes()).numpy()
+        h = torch.cartesian_prod(*(torch.tensor(surface[name].values) for name in ("h1", "h2")))
+        target = made.target(h).numpy()
         axes[0].plot(t, prediction.remap(t), color=f"C{number}", linewidth=1, label=f"{title}: {prediction.order}")
         axes[0].plot(target[::37], surface.loss.values.reshape(-1)[::37], ".", color=f"C{number}", markersize=3)
         heat(surface, ax=axes[number + 1], title=f"{title}: {prediction.order}", contours=False)

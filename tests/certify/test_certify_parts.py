@@ -55,7 +55,7 @@ def test_neighbours_are_the_nodes_that_share_a_cell(cells):
     assert len(shifts(mesh)) == 2 ** len(cells) - 1
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("signed", [False, True])
 def test_dot_products_stay_within_their_bound_in_any_order(seed, signed):
     """Sum float32 products in random orders and random trees; compare with float64."""
@@ -72,7 +72,7 @@ def test_dot_products_stay_within_their_bound_in_any_order(seed, signed):
     worst = 0.0
     for unit in range(units):
         for node in range(4):
-            for _ in range(30):
+            for _ in range(10):
                 terms = [np.float32(w) * np.float32(x) for w, x in zip(weight[unit], value[:, node], strict=True) if w]
                 terms.append(np.float32(bias[unit]))
                 while len(terms) > 1:

@@ -1,0 +1,93 @@
+"""Every example runs in its quick mode, does what it says, and draws its picture."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str) -> Callable[[list[str]], Any]:
+    main: Callable[[list[str]], Any] = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+    return main
+
+
+def opens(file: Path) -> bool:
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        picture.load()
+        return picture.width > 500
+
+
+def test_there_is_a_test_for_every_example() -> None:
+    tested = {"figure1", "own_network", "photo_and_qr", "transfer"}
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == tested
+
+
+def test_figure1(tmp_path: Path) -> None:
+    found = example("figure1")(["--quick", "--out", str(tmp_path)])
+    assert found["largest"] <= found["bound"] < 1e-3
+    assert opens(tmp_path / "figure1.png")
+
+
+def test_figure1_of_a_picture_of_ones_own(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "mine.png")
+    found = example("figure1")(["--quick", "--picture", str(tmp_path / "mine.png"), "--out", str(tmp_path)])
+    assert found["largest"] <= found["bound"] < 1e-3
+
+
+def test_figure1_without_scikit_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    found = example("figure1")(["--quick", "--out", str(tmp_path)])
+    assert found["largest"] <= found["bound"] < 1e-3
+
+
+def test_photo_and_qr(tmp_path: Path) -> None:
+    found = example("photo_and_qr")(["--quick", "--text", "landform reads itself", "--out", str(tmp_path)])
+    assert found["text"] == "landform reads itself"
+    assert found["photo"] <= found["photo_bound"] < 1e-3
+    assert found["qr"] <= found["qr_bound"] < 1e-3
+    assert opens(tmp_path / "photo.png")
+    assert opens(tmp_path / "qr.png")
+
+
+def test_transfer(tmp_path: Path) -> None:
+    found = example("transfer")(["--quick", "--out", str(tmp_path)])
+    assert [order for order, _ in found.values()] == ["kept", "kept", "folded", "reversed"]
+    assert all(largest < 1e-3 for _, largest in found.values())
+    assert opens(tmp_path / "transfer.png")
+
+
+def test_own_network(tmp_path: Path) -> None:
+    found = example("own_network")(["--quick", "--out", str(tmp_path)])
+    assert found["untouched"]
+    assert found["equal"]
+    assert found["largest"] <= found["bound"] < 1e-3
+    assert opens(tmp_path / "own_network.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "function"), [("figure1", "fashion_or_digits"), ("photo_and_qr", "fashion_or_digits")]
+)
+def test_digits_stand_in_where_fashion_mnist_is_missing(
+    name: str,
+    function: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from landform.data import idx
+
+    monkeypatch.setenv("LANDFORM_DATA", str(tmp_path))
+    monkeypatch.setattr(idx, "SYSTEM_FOLDER", tmp_path)
+    data = runpy.run_path(str(EXAMPLES / f"{name}.py"))[function]()
+    assert data.name == "digits"
+    assert "apt-get install dataset-fashion-mnist" in capsys.readouterr().out
