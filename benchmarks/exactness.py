@@ -43,14 +43,25 @@ def _register(sizes: Sequence[int]) -> Table:
     rows = []
     for n, form in itertools.product(sizes, ("hats", "strips")):
         row: dict[str, object] = {"n": n, "form": form}
-        for label, pattern in (("8-bit values", _rounded(photograph(n), 8)), ("photograph", photograph(n))):
+        kept = 49 - 2 * (n.bit_length() - 1)  # bits that landform's strips keep of nodal values in float64
+        pictures = {
+            "8-bit values": _rounded(photograph(n), 8),
+            "49 − 2·log2 n bits": _rounded(photograph(n), kept),
+            "all bits": photograph(n),
+        }
+        for label, pattern in pictures.items():
             program = compile_pattern(pattern, None, form=form, dtype=torch.float64)
             some = torch.randperm(pattern.mesh.n_nodes, generator=torch.Generator().manual_seed(0))[:MOST_NODES]
             nodes, values = pattern.mesh.nodes()[some], pattern.values.reshape(-1)[some]
             off = (torch.cat([program(h) for h in torch.split(nodes, 1024)])[:, 0] - values).abs()
             row |= {f"{label}: exact": f"{int((off == 0).sum()):,} of {len(off):,}", f"{label}: max": float(off.max())}
         rows.append(row)
-    notes = ["Nodes where the register equals the nodal value bit for bit, in float64 (max in units of the pattern)."]
+    notes = [
+        (
+            "Nodes where the register equals the nodal value bit for bit, in float64 (max in units of the pattern): the"
+            " photograph with nodal values rounded to 8 bits, to as many as strips keep, and not at all."
+        ),
+    ]
     return Table("Pattern register at nodes", rows, notes)
 
 

@@ -118,7 +118,7 @@ def figure1() -> None:
     x, y = (surface[name].values for name in ("h1", "h2"))
     loss = in_colour(surface, "loss")
     with quiet_style():
-        figure = new_figure(10.6, 3.5)
+        figure = new_figure(10.6, 3.9)
         grid = figure.add_gridspec(1, 3, width_ratios=[1, 1, 1.15])
         for k, (title, rgb) in enumerate(
             {"wanted": in_colour(surface, "target"), f"measured: three losses on {data.name}": loss}.items()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -85,24 +85,42 @@ def check(imprint, count=40):
 
 
 SETTINGS = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate,),  # shrinking a failure would take minutes: each example makes and certifies a network
 )
 
 
-@SETTINGS
-@given(st.data())
-def test_measured_losses_stay_below_the_bound(data):
-    """Pattern → program → network → measured loss, over z, n, widths, depths, losses, dtypes, activations, norms."""
-    pattern = data.draw(patterns(data.draw(st.integers(1, 4)), max_cells=7))
-    hidden = data.draw(widths(layers=(3, 6), units=(30, 160)))
-    task = data.draw(tasks(mlps([max(pattern.z, 5), *hidden])))
-    options = {"form": data.draw(st.sampled_from(("auto", "hats"))), "direct": data.draw(st.sampled_from((None, True)))}
-    options["axis_aligned"] = data.draw(st.booleans())
-    try:
-        imprint = lf.imprint(pattern, task, **options)
-    except CapacityError:
-        return
-    check(imprint)
+WIDE = {1: (15, 60), 2: (30, 120), 3: (60, 250), 4: (120, 400)}
+
+
+@pytest.mark.parametrize("z", [1, 2, 3, 4])
+def test_measured_losses_stay_below_the_bound(z):
+    """Pattern → program → network → measured loss, over n, widths, depths, losses, dtypes, activations, norms."""
+    made = []
+
+    @settings(SETTINGS, max_examples=12 if z < 3 else 6)
+    @given(
+        patterns(z, max_cells=7),
+        tasks(mlps(widths(layers=(z + 2, 7), units=WIDE[z]))),
+        st.sampled_from(("auto", "hats", "hinges" if z == 1 else "strips" if z == 2 else "auto")),
+        st.sampled_from((None, True)),
+        st.booleans(),
+    )
+    def run(pattern, task, form, direct, axis_aligned):
+        assume(form != "strips" or min(pattern.resolution) > 1)
+        try:
+            imprint = lf.imprint(pattern, task, form=form, direct=direct, axis_aligned=axis_aligned)
+        except CapacityError:
+            return
+        check(imprint)
+        made.append(imprint)
+
+    run()
+    assert len(made) >= 3
 
 
 @settings(SETTINGS, max_examples=10)
@@ -140,11 +158,11 @@ def test_products_with_the_resolution_round_unless_it_is_a_power_of_two(n, axis_
 @pytest.mark.parametrize("mean", [1000.0, 4096.0])
 def test_batch_norms_with_a_large_mean_round_more(position, mean):
     """γ is the identity exactly, but not in float32: β − mean·γ/σ cancels and leaves mean·u."""
-    variance = (torch.rand(20_000, generator=torch.Generator().manual_seed(0)) * 5).add(0.01)
+    variance = (torch.rand(200_000, generator=torch.Generator().manual_seed(0)) * 5).add(0.01)
     gain = (variance.double() + 1e-5).sqrt().float()
     exact = (gain.double() / (variance.double() + 1e-5).sqrt() - 1).abs()
-    rounded = (gain / (variance + 1e-5).sqrt()) != 1
-    worst = float(variance[(exact < 1e-8) & rounded][0])
+    rounded = (gain * (1 / (variance + 1e-5).sqrt()) != 1) & (gain * (variance + 1e-5).rsqrt() != 1)
+    worst = float(variance[(exact < 4e-9) & rounded][0])
     layers, size = [], 4
     for width in (6, 40, 60, 100):
         norm = nn.BatchNorm1d(width)

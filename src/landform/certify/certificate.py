@@ -80,6 +80,7 @@ class Certificate:
         ]
         if self.resampling is not None:
             lines.append(
-                f"  the pattern itself is within {self.resampling:.2e} of the original ({self.resampling_kind})"
+                f"  before any network: at its worst place the pattern is {self.resampling:.2g} of 1 from its original"
+                f" ({self.resampling_kind})"
             )
         return "\n".join(lines)

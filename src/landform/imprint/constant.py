@@ -91,6 +91,9 @@ def imprint_constant(
 def _responses(task: Task, chain: Chain | None, channels: int, convex: bool) -> tuple[AbstractResponse, ...]:
     """Return one response a head, checked against the pattern's channels."""
     data = task.data
+    values = data.targets.is_floating_point() and data.targets[0].numel() == 1
+    if values and task.loss_form.name == "cross_entropy":
+        raise DataError(f"{data.name} has one number a sample, not labels; pass a loss for values, such as loss='mse'")
     if chain is None:
         sizes: list[int | None] = [None] * channels
         if not isinstance(task.loss, str) and callable(task.loss) and data.classes:
@@ -177,7 +180,7 @@ def _compile(
             axis_aligned=options.axis_aligned,
             dtype=dtype,
             tolerance=options.tolerance,
-            target_error=0.1 * (options.epsilon or DEFAULT_EPSILON),
+            target_error=options.epsilon or DEFAULT_EPSILON,
         )
 
     if not options.direct:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from landform.certify import Certificate
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Imprint:
     """A network whose loss over a subspace is a pattern.
 
@@ -83,6 +83,15 @@ class Imprint:
     def with_certificate(self, certificate: "Certificate") -> "Imprint":
         """Return the same imprint with another certificate."""
         return replace(self, certificate=certificate)
+
+    def __repr__(self) -> str:
+        """Say what it is in one line."""
+        lo, hi = self.range
+        proof = f", {self.certificate.kind} {self.certificate.bound:.1e}" if self.certificate else ""
+        return (
+            f"Imprint({self.pattern!r} → {type(self.model).__name__}, {self.parameters:,} parameters,"
+            f" {self.response.name} {lo:.4g} … {hi:.4g} {self.response.unit}{proof})"
+        )
 
     def _repr_html_(self) -> str:
         """Show the promise and, where it is cheap, the picture in a notebook."""

@@ -80,6 +80,10 @@ def imprint(
         raise unknown_name("method", str(method), METHODS)
     if isinstance(pattern, str):
         pattern = Pattern.parse(pattern)
+    elif callable(pattern) and not isinstance(pattern, (Pattern, SumPattern)):
+        raise InputError("pattern is a function; sample it first: lf.Pattern.from_callable(f, resolution=64)")
+    if task is None:
+        raise InputError("task is None; pass lf.Task(model, data=…), or data such as 'digits' or (X, y)")
     if not isinstance(pattern, (Pattern, SumPattern)):
         raise InputError(f"pattern must be a Pattern, SumPattern or string, got {type(pattern).__name__}")
     if not isinstance(task, Task) and callable(task) and hasattr(task, "parameters"):

@@ -20,7 +20,7 @@ Resolution = int | Sequence[int]
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pattern:
     """A function T from [0,1]^z to [0,1], linear on each simplex of a Kuhn mesh.
 
@@ -71,6 +71,12 @@ class Pattern:
             raise InputError(
                 f"pattern values lie in [{self.floor}, {self.ceiling}], wanted [0, 1]; Pattern.from_array normalises"
             )
+
+    def __repr__(self) -> str:
+        """Say what it is in one line."""
+        cells = " × ".join(map(str, self.resolution))
+        colour = "" if self.channels is None else f", {self.channels} channels"
+        return f"Pattern({self.name!r}, {cells} cells{colour}, values {self.floor:.3g} … {self.ceiling:.3g})"
 
     @property
     def resolution(self) -> tuple[int, ...]:

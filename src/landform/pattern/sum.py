@@ -25,7 +25,7 @@ Axis = Float64[Tensor, "_"]  # axes may differ in length
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SumPattern:
     """A function T(h) = Σ_i f_i(h_i) from [0,1]^z to [0,1], each f_i piecewise linear.
 
@@ -74,6 +74,10 @@ class SumPattern:
     def z(self) -> int:
         """Number of dimensions."""
         return len(self.axes)
+
+    def __repr__(self) -> str:
+        """Say what it is in one line."""
+        return f"SumPattern({self.name!r}, z={self.z})"
 
     @property
     def resolution(self) -> tuple[int, ...]:

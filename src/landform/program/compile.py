@@ -6,14 +6,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 
 from landform.errors import CapacityError, InputError
 from landform.pattern import Pattern, SumPattern
 from landform.program.basis import compressed_basis, nodal_basis
 from landform.program.bend import Curve, bend, spline_room
 from landform.program.program import Program
+from landform.program.rounding import predicted_rounding
 from landform.program.schedule import (
     Open,
     hats_by_carrying,
@@ -25,12 +24,12 @@ from landform.program.schedule import (
 Form = Literal["auto", "hats", "strips", "hinges"]
 Schedule = Literal["auto", "carry", "recompute"]
 UNLIMITED = 1 << 40
-SAMPLES = 128  # points at which the float error of a form is measured before it is chosen
+SAMPLES = 128  # points at which the rounding of a form is predicted before it is chosen
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compile the pattern register: its layers, units and measured float error (units of the pattern)."""
+    """One way to compile the pattern register: its layers, units and predicted rounding (units of the pattern)."""
 
     form: str
     schedule: str
@@ -45,9 +44,9 @@ class Candidate:
         return sum(layer.units for layer in self.state.stack.layers)
 
     @property
-    def nonzeros(self) -> int:
-        """Non-zero weights used."""
-        return sum(int(layer.weight.nnz) for layer in self.state.stack.layers)
+    def weights(self) -> int:
+        """Weights of the dense layers that hold it."""
+        return sum(layer.weight.shape[0] * layer.weight.shape[1] for layer in self.state.stack.layers)
 
 
 def compile_pattern(
@@ -61,7 +60,7 @@ def compile_pattern(
     axis_aligned: bool = True,
     dtype: torch.dtype = torch.float32,
     tolerance: float = 0.0,
-    target_error: float = 1e-5,
+    target_error: float = 1e-4,
 ) -> Program:
     """Compile a pattern into a program for hidden layers of given widths.
 
@@ -72,13 +71,13 @@ def compile_pattern(
         widths: Widths of all hidden layers, the injected one first; ``None`` builds to fit.
         per_hinge: Network units that a ReLU takes: 2 for LeakyReLU, since relu(t) = (lr(t) + α·lr(−t))/(1 − α²).
         form: ``"hats"`` (rough patterns in float32), ``"strips"`` (z = 2: few units, cancellation about n²·u),
-            ``"hinges"`` (z = 1 and sums), or ``"auto"``: measured on `SAMPLES` points in ``dtype``.
+            ``"hinges"`` (z = 1 and sums), or ``"auto"``: by the rounding predicted at `SAMPLES` points in ``dtype``.
         schedule: ``"carry"``, ``"recompute"`` or ``"auto"`` (the one that uses fewer layers).
         axis_aligned: Inject h itself into the first bias (the statement of Theorem 1), or the hinges, which saves a
             layer and moves the biases along general directions.
         dtype: The dtype the network will run in; decides which form is accurate enough.
         tolerance: Admitted compression error in units of the pattern; 0 keeps every hat.
-        target_error: Float error (units of the pattern) below which fewer weights win over more accuracy.
+        target_error: Predicted rounding (units of the pattern) below which fewer weights win over more accuracy.
 
     Returns:
         The program; ``notes`` say what was chosen and why.
@@ -114,7 +113,7 @@ def compile_pattern(
     else:
         splines = curves(spline_room(left, _channels(pattern), per_hinge))
         program = bend(chosen.state, splines, left, per_hinge, form=chosen.form, basis=chosen.basis)
-    program = replace(program, notes=_notes(candidates, chosen, dtype))
+    program = replace(program, notes=_notes(candidates, chosen, dtype, target_error))
     return program if axis_aligned else program.merged()
 
 
@@ -164,9 +163,7 @@ def _candidates(
         except CapacityError as error:
             reasons.append(f"{name} ({how}): {error}")
             continue
-        # with a single choice nothing hangs on the float error, and the certificate bounds it anyway
-        measured = _float_error(state, pattern, dtype, truncation) if len(wanted) > 1 else 0.0
-        found.append(Candidate(name, how, state, basis_size, measured, truncation))
+        found.append(Candidate(name, how, state, basis_size, _float_error(state, pattern.z, dtype), truncation))
         if (name, how) == ("hats", "carry") and schedule == "auto":
             wanted_layers = max(2, pattern.z)
             if state.layers == wanted_layers:  # no schedule uses fewer layers
@@ -195,36 +192,28 @@ def _axes(pattern: Pattern | SumPattern) -> list[np.ndarray]:
     return [pattern.values.reshape(pattern.mesh.shape[0], -1).numpy()]
 
 
-def _float_error(state: Open, pattern: Pattern | SumPattern, dtype: torch.dtype, truncation: float) -> float:
-    """Measure the float error of a register in ``dtype`` on a fixed sample, beyond a known truncation."""
-    if state.layers and sum(layer.weight.nnz for layer in state.stack.layers) > 40_000_000:
-        return float("nan")
+def _float_error(state: Open, z: int, dtype: torch.dtype) -> float:
+    """Predict the rounding error of a register in ``dtype`` on a fixed sample."""
     program = state.stack.finish(state.terms, bias=state.bias, form="", schedule="", basis=0)
-    h = torch.rand(SAMPLES, pattern.z, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
-    exact = _column(program(h.double()) if truncation else pattern(h.double()))
-    return float((program(h).double() - exact).abs().max())
-
-
-def _column(values: Float64[Tensor, "..."]) -> Float64[Tensor, "points channels"]:
-    return values.reshape(len(values), -1)
+    h = torch.rand(SAMPLES, z, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return predicted_rounding(program, h.to(dtype).double(), dtype)
 
 
 def _choose(candidates: Sequence[Candidate], target: float) -> Candidate:
     """Choose the fewest weights among the candidates that are accurate enough; else the most accurate."""
     best = min(c.error for c in candidates)
     good = [c for c in candidates if c.error <= max(target, 4 * best)]
-    return min(good, key=lambda c: (c.nonzeros * (1 + c.state.layers), c.units))
+    return min(good, key=lambda c: (c.weights, c.units))
 
 
-def _notes(candidates: Sequence[Candidate], chosen: Candidate, dtype: torch.dtype) -> tuple[str, ...]:
+def _notes(candidates: Sequence[Candidate], chosen: Candidate, dtype: torch.dtype, target: float) -> tuple[str, ...]:
     name = str(dtype).removeprefix("torch.")
-    if len(candidates) == 1:
-        notes = [
-            f"{chosen.form} ({chosen.schedule}), {chosen.units:,} units: the only choice that was asked for and fits"
-        ]
-    else:
-        said = [f"{c.form} ({c.schedule}): {c.units:,} units, {name} error {c.error:.1e}" for c in candidates]
-        notes = [f"{chosen.form} chosen; measured on {SAMPLES} points: " + "; ".join(said)]
+    said = [f"{c.form} ({c.schedule}): {c.units:,} units, {name} rounding up to {c.error:.0e}" for c in candidates]
+    notes = [f"{chosen.form} ({chosen.schedule}) chosen; predicted: " + "; ".join(said)]
+    if chosen.error > 10 * target and dtype == torch.float32:
+        notes.append(
+            "rounding costs more than the response curve here; a float64 network (model.double()) hardly rounds"
+        )
     if chosen.truncation:
         notes.append(f"compression keeps {chosen.basis:,} hats with an error of {chosen.truncation:.3g} of the range")
     return tuple(notes)

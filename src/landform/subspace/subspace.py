@@ -10,7 +10,7 @@ from torch import Tensor
 from landform.errors import InputError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Subspace:
     """The affine subspace θ(h) = origin + Σ_i h_i · direction_i.
 
@@ -40,6 +40,11 @@ class Subspace:
                         f"direction {number} has shape {tuple(value.shape)} for '{name}', the origin"
                         f" {tuple(self.origin[name].shape)}"
                     )
+
+    def __repr__(self) -> str:
+        """Say what it is in one line."""
+        size = sum(t.numel() for t in self.origin.values())
+        return f"Subspace(z={self.z}, {size:,} parameters, moves {', '.join(self.moved)})"
 
     @property
     def z(self) -> int:
