@@ -89,7 +89,7 @@ def hats_by_carrying(basis: Basis, widths: Sequence[int], per_hinge: int = 1) ->
         state = _add_hats(state, family, block.hinges, basis, part, keep=() if last else tuple(block.hinges))
         done = part.stop
         if last:
-            return Open(state.stack, state.terms, state.bias, state.schedule.format(number))
+            return Open(state.stack, state.terms, state.bias - basis.offset, state.schedule.format(number))
     raise CapacityError(
         f"{total - done} of {total} hats are left after the last hidden layer; lower the resolution, choose another"
         " form, or use a wider or deeper network"
@@ -128,7 +128,7 @@ def _one_block(stack: Stack, block: Block, basis: Basis, widths: Sequence[int], 
     units = [Units("hats", block.hats.size, resolve(block.hats, block.hinges), block.hats.bias)]
     _check(units, len(block.inner) + 1, widths, per_hinge)
     stack.add("hats", units)
-    return Open(stack, [("hats", basis.coefficient.T)], basis.offset.copy(), "one block")
+    return Open(stack, [("hats", basis.coefficient.T)], np.zeros(basis.channels), "one block")
 
 
 def _check(units: Sequence[Units], layer: int, widths: Sequence[int], per_hinge: int) -> None:
@@ -190,7 +190,7 @@ def hats_by_recomputing(basis: Basis, widths: Sequence[int], per_hinge: int = 1)
         number += 1
         if block is not None and block.inner:
             state, number = _inner_layers(state, block, channels, number)
-    return Open(stack, state.terms, state.bias, state.schedule.format(count))
+    return Open(stack, state.terms, state.bias - basis.offset, state.schedule.format(count))
 
 
 def _inner_layers(state: Open, block: Block, channels: int, number: int) -> tuple[Open, int]:
