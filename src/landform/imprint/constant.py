@@ -180,7 +180,7 @@ def _compile(
             axis_aligned=options.axis_aligned,
             dtype=dtype,
             tolerance=options.tolerance,
-            target_error=options.epsilon or DEFAULT_EPSILON,
+            target_error=3 * (options.epsilon or DEFAULT_EPSILON),  # rounding may cost some of what ψ does
         )
 
     if not options.direct:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -87,7 +88,8 @@ def bend(
             units.append(Units("sum", channels, [(g, None, block) for g, block in read], carried=True))
         if not last:
             units.append(Units("tau", channels, [(g, None, block) for g, block in terms], bias, carried=True))
-        rows = [(group, None, -block[owner[part]]) for group, block in terms]
+        # every hinge reads the same row: sparse from the start, since hats are many
+        rows = [(group, None, -sp.csr_matrix(block)[owner[part]]) for group, block in terms]
         units.append(Units("hinges", part.stop - part.start, rows, knots[part] - bias[owner[part]]))
         stack.add("spline", units)
         terms, bias = [("tau", np.eye(channels))], np.zeros(channels)

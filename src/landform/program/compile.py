@@ -24,7 +24,8 @@ from landform.program.schedule import (
 Form = Literal["auto", "hats", "strips", "hinges"]
 Schedule = Literal["auto", "carry", "recompute"]
 UNLIMITED = 1 << 40
-SAMPLES = 128  # points at which the rounding of a form is predicted before it is chosen
+LARGE = 100_000  # non-zero weights above which fewer points are taken
+SAMPLES = 32  # points at which the rounding of a form is predicted before it is chosen
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,8 @@ def _axes(pattern: Pattern | SumPattern) -> list[np.ndarray]:
 def _float_error(state: Open, z: int, dtype: torch.dtype) -> float:
     """Predict the rounding error of a register in ``dtype`` on a fixed sample."""
     program = state.stack.finish(state.terms, bias=state.bias, form="", schedule="", basis=0)
-    h = torch.rand(SAMPLES, z, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    samples = SAMPLES if program.nonzeros < LARGE else SAMPLES // 4
+    h = torch.rand(samples, z, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return predicted_rounding(program, h.to(dtype).double(), dtype)
 
 

@@ -127,14 +127,14 @@ class Units:
         name: The name by which the next layer refers to the group.
         size: Number of units.
         terms: ``(group, index, coefficient)``: add ``coefficient[r] · group[index[r]]`` to row r; an index of −1 adds
-            nothing. A two-dimensional coefficient with ``index=None`` adds a dense block over the whole group.
+            nothing. A two-dimensional coefficient with ``index=None``, dense or sparse, adds a block over the group.
         bias: Constant of each row.
         carried: Whether the pre-activations are ≥ 0 on the whole box.
     """
 
     name: str
     size: int
-    terms: Sequence[tuple[str, np.ndarray | None, np.ndarray | float]]
+    terms: Sequence[tuple[str, np.ndarray | None, np.ndarray | float | sp.csr_matrix]]
     bias: np.ndarray | float = 0.0
     carried: bool = False
 
@@ -193,7 +193,10 @@ class Stack:
             bias.append(np.broadcast_to(np.asarray(unit.bias, dtype=np.float64), (unit.size,)))
             for group, index, coefficient in unit.terms:
                 offset, size = self.groups[group]
-                if index is None:
+                if isinstance(coefficient, sp.csr_matrix):
+                    entries = coefficient.tocoo()
+                    row, column, value = entries.row, entries.col, entries.data
+                elif index is None:
                     block = np.broadcast_to(np.asarray(coefficient, dtype=np.float64), (unit.size, size))
                     row, column = np.nonzero(block)
                     value = block[row, column]
