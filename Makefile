@@ -8,7 +8,7 @@ BIN   := $(VENV)/bin
 export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PY) -m pip config get global.find-links 2>/dev/null))
 export UV_LINK_MODE  ?= copy
 
-.PHONY: demo test lint format docs bench clean
+.PHONY: demo test format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/landform imprint demo --data digits --output demo.landform --force

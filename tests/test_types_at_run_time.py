@@ -20,6 +20,10 @@ assert made.certificate.holds
 lf.imprint("formula:ripples", "digits", form="strips", axis_aligned=False)
 lf.imprint(lf.Pattern.from_formula("ripples", resolution=8), "digits", schedule="recompute", form="hats", tolerance=0.1)
 lf.imprint(lf.Pattern.from_formula("ripples", resolution=8), "digits", direct=True)
+net = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+plane = lf.random_plane(net, seed=0)
+lf.between(net, plane.at(torch.tensor([1.0, 0.0])))
+lf.scan(lf.Task(net, data="digits"), plane, grid=3, ranges=[(-1, 1), (-1, 1)])
 print("checked", type(lf.Mesh.interpolate).__name__)
 """
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from landform.pattern import Pattern, SumPattern
     from landform.program.capacity import capacity
     from landform.scan import scan, transfer
-    from landform.subspace import Subspace
+    from landform.subspace import Subspace, between, plane_through, random_plane
     from landform.task import Task
 
 __version__ = _version("landform")
@@ -39,6 +39,9 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
     "scan",
     "transfer",
     "Subspace",
+    "random_plane",
+    "between",
+    "plane_through",
     "Task",
     "Data",
     "load_data",
@@ -59,15 +62,33 @@ _HOME = {
     "scan": "landform.scan",
     "transfer": "landform.scan",
     "Subspace": "landform.subspace",
+    "random_plane": "landform.subspace",
+    "between": "landform.subspace",
+    "plane_through": "landform.subspace",
     "Task": "landform.task",
     "Data": "landform.data",
     "load_data": "landform.data",
     "load": "landform.bundle",
     "LandformError": "landform.errors",
 }
+_MODULES = (
+    "bundle",
+    "data",
+    "errors",
+    "losses",
+    "mesh",
+    "pattern",
+    "program",
+    "response",
+    "subspace",
+    "testing",
+    "view",
+)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"landform.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'landform' has no attribute '{name}'")
     value = getattr(importlib.import_module(_HOME[name]), name)

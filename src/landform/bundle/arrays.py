@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tokenize import TokenError
@@ -59,6 +60,9 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], buffers: list[str])
         save_file(kept, file, metadata={"buffers": json.dumps(buffers)})
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)  # the library makes it readable by its owner alone
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from landform.bundle import layout
 from landform.bundle.architecture import listing, misfits, persistent_buffers, rebuild, shapes, unknown_class
 from landform.bundle.arrays import read_array
 from landform.errors import ArchitectureError, BundleError, InputError, LandformError
-from landform.imprint.lower.chain import trace
+from landform.imprint.lower.chain import remove_hooks, trace
 from landform.losses import LOSS_NAMES, LossLike
 from landform.pattern import Pattern, SumPattern
 from landform.response import AbstractResponse, response_from_state
@@ -60,6 +60,7 @@ def fill_model(document: "Document", state: Mapping[str, Tensor], model: nn.Modu
         raise ArchitectureError(f"model must be a torch.nn.Module, got {type(model).__name__}; build it first: MyNet()")
     _check_model(model, state, saved)
     network = copy.deepcopy(model)
+    remove_hooks(network)
     with torch.no_grad():
         for name, tensor in [*network.named_parameters(), *persistent_buffers(network).items()]:
             tensor.copy_(state[name])

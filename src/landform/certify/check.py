@@ -2,18 +2,18 @@
 
 import math
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from landform.certify.certificate import Certificate, Kind
 from landform.certify.network import Network, read_network
-from landform.certify.prove import Parts, ProofError, prove
+from landform.certify.propagate import ProofError
+from landform.certify.prove import Parts, prove
 from landform.certify.separable import prove_sum
 from landform.errors import ArchitectureError, InputError
 from landform.imprint.imprint import Imprint
-from landform.imprint.lower.chain import Chain, trace
+from landform.imprint.lower.chain import Chain, require_no_hooks, trace
 from landform.pattern import Pattern, resampling_error
 
 SLACK = 1 + 1e-9  # the proof repeats the same arithmetic; another BLAS may sum it in another order
@@ -42,6 +42,7 @@ def certify(imprint: Imprint) -> Certificate:
     measured = not all(r.convex for r in imprint.responses)
     try:
         chain = trace(imprint.model)
+        require_no_hooks(imprint.model)
         _require_consistent(imprint, chain)
         network = read_network(chain, imprint.subspace, dict(imprint.model.named_buffers()), imprint.model)
         parts = _measure(imprint) if measured else _prove(imprint, network)
@@ -58,8 +59,7 @@ def certify(imprint: Imprint) -> Certificate:
         "the loss of the emitted outputs is evaluated in float64",
         "h is representable in the network's dtype",
     ]
-    for response in imprint.responses[:1]:
-        assumptions += list(response.assumptions)
+    assumptions += dict.fromkeys(line for response in imprint.responses for line in response.assumptions)
     return Certificate(
         bound=bound,
         relative_bound=bound / (hi - lo),
@@ -140,8 +140,3 @@ def _measure(imprint: Imprint) -> list[Parts]:
         h = torch.cat([imprint.pattern.mesh.nodes(), h])
     difference = (losses_at(imprint, h) - imprint.target(h).reshape(len(h), -1)).abs().amax(dim=0)
     return [Parts(0.0, float(d), 0.0) for d in difference]
-
-
-def promised(certificate: Certificate, bound: float) -> Certificate:
-    """Return a certificate that holds for a weaker promise."""
-    return replace(certificate, promised=bound, holds=certificate.bound <= bound * SLACK)

@@ -50,7 +50,7 @@ class Field:
         return cls(mesh, np.arange(len(value)), value, error, np.zeros(0, dtype=int), empty, empty, kink)
 
     def times(self, weight: sp.csr_matrix, what: str) -> np.ndarray:
-        """Return ``weight @ rows`` as a dense array ``[rows of weight, nodes]``; ``what`` is value, error or active."""
+        """Return ``weight @ rows`` as a dense array ``[rows of weight, nodes]``; ``what``: value, magnitude, error."""
         dense, sparse = {
             "value": (self.value, self.sparse_value),
             "magnitude": (self.value, self.sparse_value),

@@ -17,8 +17,13 @@ from landform.mesh import Mesh
 U64 = 2.0**-53
 SLACK = 1.01  # second-order terms: k·u < 0.001 for every k that occurs
 BLOCK = 1 << 23  # entries of a dense block: 64 MB
+MAX_ENTRIES = 1 << 29  # entries of a layer's values: 4 GB, and as much for the errors
 FEW = 16  # rows with at most this many terms may take the sparse way
 TILE = 4  # nodes along an axis of a screening tile
+
+
+class ProofError(Exception):
+    """The weights do not have the form that the proof covers, or are too many; the message says where."""
 
 
 def inject(mesh: Mesh, step: Step, roundoff: float) -> tuple[Field, np.ndarray]:
@@ -55,6 +60,12 @@ def propagate(field: Field, step: Step, roundoff: float) -> Field:
         sparse = _sparse_rows(field, step, np.flatnonzero(few), kink, roundoff)
         sparse_rows = np.flatnonzero(few) if sparse is not None else sparse_rows
     dense_rows = np.setdiff1d(np.arange(units), sparse_rows)
+    if len(dense_rows) * nodes > MAX_ENTRIES:
+        size = 16 * len(dense_rows) * nodes / 1e9
+        raise ProofError(
+            f"a layer of {len(dense_rows):,} units over {nodes:,} nodes is too large to follow ({size:.0f} GB); lower"
+            " the resolution"
+        )
     value, error = np.empty((len(dense_rows), nodes)), np.empty((len(dense_rows), nodes))
     size = max(1, BLOCK // nodes)
     for start in range(0, len(dense_rows), size):

@@ -16,11 +16,9 @@ import torch
 from landform.certify import curve as one
 from landform.certify.field import Field
 from landform.certify.network import Network, Step
-from landform.certify.propagate import affine, inject, propagate
+from landform.certify.propagate import ProofError, affine, inject, propagate
 from landform.mesh import Mesh
 from landform.response import AbstractResponse
-
-MAX_ENTRIES = 1 << 29  # 4 GB of nodal values in one layer
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,6 @@ class Parts:
         """Their sum, rounded up."""
         total = self.register + self.curve + self.rounding
         return math.nextafter(total * (1 + 1e-12), math.inf) if math.isfinite(total) else math.inf
-
-
-class ProofError(Exception):
-    """The weights do not have the form that the proof covers; the message says where."""
 
 
 def prove(
@@ -77,10 +71,6 @@ def prove(
     before = [step for step in rest if spline_stage is None or step.stage < spline_stage]
     after = rest[len(before) :]
     for step in before:
-        if step.weight.shape[0] * mesh.n_nodes > MAX_ENTRIES and np.diff(step.weight.indptr).max() > 16:
-            raise ProofError(
-                f"a layer of {step.weight.shape[0]} units over {mesh.n_nodes:,} nodes is too large to follow"
-            )
         field = propagate(field, step, network.unit_roundoff)
     lo, hi = bounds
     out = []

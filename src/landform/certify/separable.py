@@ -11,10 +11,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from landform.certify.network import Network, Step
-from landform.certify.propagate import rounding
+from landform.certify.propagate import ProofError, rounding
 from landform.certify.prove import (
     Parts,
-    ProofError,
     follow_curve,
     moving_output,
     reading,

@@ -49,7 +49,7 @@ def compiled(
             direct=compiling.direct,
             tolerance=compiling.tolerance,
             convex=compiling.convex,
-            loss=loss,
+            loss=loss if network is None else None,
             other=second,
             certify=False,
         )

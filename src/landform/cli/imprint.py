@@ -115,7 +115,7 @@ def imprint(
         say_json(result)
     else:
         say(summary(made, result))
-    return 0
+    return 0 if made.certificate is None or made.certificate.holds else 1
 
 
 def output_path(output: str | None, spec: str, name: str, *, force: bool) -> Path:

@@ -140,7 +140,7 @@ def size_of(item: Path) -> int:
 
 def bundle_listing(result: dict[str, Any]) -> str:
     """Return what a bundle holds as text."""
-    from landform.certify import Certificate
+    from landform.bundle.schema import parse_certificate
 
     pattern, meta, loss, data = (result.get(key) or {} for key in ("pattern", "meta", "loss", "data"))
     architecture, proof = result["architecture"], result["certificate"]
@@ -156,7 +156,7 @@ def bundle_listing(result: dict[str, Any]) -> str:
         ("network", f"{kind}, {result['parameters']:,} parameters, hidden widths {widths}"),
         ("form", f"{meta.get('form')}, {meta.get('schedule')}"),
         ("loss", f"{loss.get('name')}{on}, from {lo:.4g} to {hi:.4g}"),
-        ("certificate", "none" if proof is None else str(Certificate.from_json(proof))),
+        ("certificate", "none" if proof is None else str(parse_certificate(proof, "certificate.json"))),
         ("made with", ", ".join(f"{name} {value}" for name, value in result["versions"].items())),
         ("files", "\n".join(f"{name}  {size:,} bytes" for name, size in result["sizes"].items())),
     ]

@@ -56,5 +56,6 @@ def summary(made: "Imprint", result: dict[str, Any]) -> str:
         rows += [("bundle", "none: this was a dry run"), ("proved", "nothing: this was a dry run")]
     else:
         rows += [("bundle", result["bundle"]), ("picture", result["picture"])]
-        rows += [("proved" if made.certificate.kind == "certified" else "measured", str(made.certificate))]
+        proved = "proved" if made.certificate.kind == "certified" else "measured"
+        rows += [(proved if made.certificate.holds else "not proved", str(made.certificate))]
     return table(rows)

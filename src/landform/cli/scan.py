@@ -172,6 +172,8 @@ def targets(bundle: str, output: str | None, *, picture: bool, force: bool) -> t
     for path in found:
         if path is not None and path.exists() and not force:
             raise BundleError(f"{path} exists; pass --force to write over it, or -o FILE to write elsewhere")
+        if path is not None and path.is_dir() and not (path / "zarr.json").is_file():
+            raise BundleError(f"{path} is a folder that no scan wrote; name another output")
         if path is not None and not path.parent.is_dir():
             raise BundleError(f"{path.parent} is no folder; make it first")
     return found

@@ -4,6 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
+
 from landform.data.bundled import BUNDLED, bundled, split_indices
 from landform.data.collect import collect
 from landform.data.data import Data
@@ -35,7 +37,7 @@ def load_data(
 
             - a name: ``"digits"``, ``"wine"``, ``"breast_cancer"``, ``"diabetes"`` (bundled with scikit-learn),
               ``"fashion-mnist"`` (or ``"fashion"``), ``"mnist"`` (idx files, see ``root``);
-            - a path: ``.npz`` with ``x`` and ``y``, ``.csv``, or a folder of idx files;
+            - a path: ``.npz`` with ``x`` and ``y`` (bytes are scaled to [0, 1]), ``.csv``, or a folder of idx files;
             - ``"module:loader"``: the user's own function, imported and called; it returns anything listed here;
             - ``(X, y)`` of tensors or arrays, a torch ``Dataset`` or ``DataLoader``, any iterable of
               ``(inputs, targets)`` batches; a `Data` passes through.
@@ -102,6 +104,8 @@ def load_data(
             return idx_folder(path, split=split or "train", max_bytes=max_bytes)
         if path.suffix.lower() == ".npz":
             inputs, targets, own = read_npz(path, split=split, max_bytes=max_bytes)
+            if inputs.dtype == np.uint8:  # images, as everywhere: to [0, 1]
+                inputs = inputs.astype(np.float32) / 255
             data = dataclasses.replace(collect((inputs, targets), max_bytes=max_bytes), name=path.name)
             if own:
                 return dataclasses.replace(data, split=split or "train")

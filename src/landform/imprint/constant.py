@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from landform.errors import CapacityError, DataError, InputError
 from landform.imprint.build import build_network
 from landform.imprint.imprint import Imprint
-from landform.imprint.lower.chain import Chain, trace
+from landform.imprint.lower.chain import Chain, remove_hooks, trace
 from landform.imprint.lower.linear import capacities, check_parameters, write
 from landform.pattern import Pattern, SumPattern
 from landform.program.capacity import capacity, needed
 from landform.program.compile import Form, Schedule, compile_pattern
 from landform.program.program import Program
-from landform.response import AbstractResponse, Spline, fit_spline, respond
+from landform.response import AbstractResponse, Spline, direct_gap, fit_spline, respond
 from landform.subspace import Subspace
-from landform.task import Task
+from landform.task import Task, outputs_probe
 
 DEFAULT_EPSILON = 1e-4
 
@@ -61,7 +61,7 @@ def imprint_constant(
     chain = trace(model) if model is not None else None
     if model is not None and chain is not None:
         check_parameters(model, chain)
-        data_task.outputs(inputs=data.inputs[:1])  # its error explains a model that does not fit the data
+        outputs_probe(data_task)  # its error explains a model that does not fit the data
     channels = pattern.channels or 1
     responses = _responses(data_task, chain, channels, options.convex)
     bounds = _range(responses, options.range, other)
@@ -84,7 +84,9 @@ def imprint_constant(
         responses=responses,
         range=bounds,
         spline_stage=lowered.spline_stage,
-        meta=_meta(program, chain, splines, direct, options, bounds),
+        meta=_meta(
+            program, chain, splines, direct, options, bounds, _gap(pattern, responses[0], bounds) if direct else 0.0
+        ),
     )
 
 
@@ -188,12 +190,12 @@ def _compile(
             return compiled(pattern, curves), splines, False
         except CapacityError as error:
             if options.direct is False or options.epsilon is not None or isinstance(pattern, SumPattern):
-                raise _with_capacity(error, pattern, widths, per_hinge, options) from None
+                raise _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds) from None
             try:
                 program = compiled_direct(pattern)
             except CapacityError:
-                raise _with_capacity(error, pattern, widths, per_hinge, options) from None
-            note = "no layer is left for the response curve: direct form, exact at nodes, with a gap between them"
+                raise _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds) from None
+            note = "no layer is left for the response curve: direct form, exact at nodes"
             return replace(program, notes=(*program.notes, note)), [], True
     if isinstance(pattern, SumPattern):
         raise InputError("the direct form needs nodal values on a grid; a sum has none: leave direct=False")
@@ -220,6 +222,8 @@ def _with_capacity(
     widths: Sequence[int] | None,
     per_hinge: int,
     options: Options,
+    response: AbstractResponse,
+    bounds: tuple[float, float],
 ) -> CapacityError:
     """Return the error with what the network holds and which widths would do."""
     if widths is None or isinstance(pattern, SumPattern):
@@ -228,7 +232,8 @@ def _with_capacity(
     held = capacity(widths, z=pattern.z, channels=channels, per_hinge=per_hinge, axis_aligned=options.axis_aligned)
     form = "strips" if options.form == "auto" and pattern.z == 2 and min(pattern.resolution) > 1 else options.form
     form = "hats" if form == "auto" else form
-    would = needed(pattern.resolution, form=form, knots=64, channels=channels, axis_aligned=options.axis_aligned)
+    knots = fit_spline(response, *bounds, epsilon=options.epsilon or DEFAULT_EPSILON).units
+    would = needed(pattern.resolution, form=form, knots=knots, channels=channels, axis_aligned=options.axis_aligned)
     wanted = ", ".join(str(per_hinge * w) for w in would)
     return CapacityError(f"{error}.\n{held}\nhidden widths of at least {wanted} would hold this pattern as {form}")
 
@@ -254,7 +259,16 @@ def _rewritten(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
     network = copy.deepcopy(model, memo)
     for parameter in network.parameters():
         parameter.grad = None
+    remove_hooks(network)
     return network.eval()
+
+
+def _gap(pattern: Pattern | SumPattern, response: AbstractResponse, bounds: tuple[float, float]) -> float:
+    """Return how far the direct form's loss sags between nodes, as a fraction of the range."""
+    assert isinstance(pattern, Pattern)
+    ends = pattern.values.reshape(pattern.mesh.n_nodes, -1)[pattern.mesh.edges()].reshape(-1, 2, pattern.channels or 1)
+    left, right = (ends[:, side].reshape(-1) for side in (0, 1))
+    return direct_gap(response, *bounds, left, right) / (bounds[1] - bounds[0])
 
 
 def _meta(
@@ -264,8 +278,11 @@ def _meta(
     direct: bool,
     options: Options,
     bounds: tuple[float, float],
+    gap_between_nodes: float,
 ) -> dict[str, Any]:
     notes = list(program.notes)
+    if direct:
+        notes.append(f"direct form: between nodes the loss sags by up to {gap_between_nodes:.2g} of the range")
     notes.append(f"schedule: {program.schedule}; units a layer: {', '.join(map(str, program.widths))}")
     if splines:
         gap = max(s.gap for s in splines) / (bounds[1] - bounds[0])

@@ -3,7 +3,7 @@
 A hat of level step 2^k is centred at the fine node i and is one on it, zero beyond the neighbours i ± 2^k. Nodal hats
 have step 1 and the nodal values as coefficients. Hierarchical ones (Yserentant 1986; Faber 1909 for z = 1) have the
 surpluses as coefficients; coarse hats reuse the hinges of the fine mesh, scaled, so dropping small surpluses drops
-units (THEORY: greedy thresholding), and the error is known exactly because the difference of two P1 functions peaks
+units, and the error is known exactly because the difference of two P1 functions peaks
 at nodes of the finer mesh.
 """
 

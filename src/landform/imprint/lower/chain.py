@@ -16,7 +16,7 @@ from landform.errors import ArchitectureError
 
 COVERED = "Linear, ReLU, LeakyReLU, Dropout, Flatten, Identity and BatchNorm1d"
 _PASS_MODULES = (nn.Dropout, nn.AlphaDropout, nn.Flatten, nn.Unflatten, nn.Identity)
-_PASS_CALLS: tuple[Any, ...] = (torch.flatten, nn.functional.dropout, "view", "reshape", "flatten", "contiguous")
+_PASS_CALLS: tuple[Any, ...] = (torch.flatten, "view", "reshape", "flatten", "contiguous")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,32 @@ class Chain:
     def widths(self) -> tuple[int, ...]:
         """Widths of the hidden layers."""
         return tuple(stage.width for stage in self.stages)
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def remove_hooks(model: nn.Module) -> None:
+    """Remove the forward hooks of a copy: they could change what the layers compute, unseen by any proof."""
+    for module in model.modules():
+        for name in _HOOKS:
+            for key in list(getattr(module, name)):
+                del getattr(module, name)[key]
+                for companion in (f"{name}_with_kwargs", f"{name}_always_called"):
+                    getattr(module, companion, {}).pop(key, None)
+
+
+def require_no_hooks(model: nn.Module) -> None:
+    """Refuse a network with forward hooks.
+
+    Raises:
+        ArchitectureError: Naming the module.
+    """
+    for name, module in model.named_modules():
+        if any(getattr(module, hooks) for hooks in _HOOKS):
+            raise ArchitectureError(
+                f"module '{name or type(module).__name__}' has a forward hook, which no proof covers; remove it"
+            )
 
 
 def trace(model: nn.Module) -> Chain:
@@ -237,6 +263,14 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str | float:
         slope = node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else 0.01)
         return _slope(float(slope), node.name)  # type: ignore[arg-type]
     if target in _PASS_CALLS:
+        return "pass"
+    if target is nn.functional.dropout:
+        # traced in eval mode: training=self.training reads False, a missing argument means True
+        if node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True):
+            raise ArchitectureError(
+                f"'{node.name}' drops units in eval mode too; write dropout(x, p, training=self.training) and call"
+                " model.eval(), or use nn.Dropout"
+            )
         return "pass"
     name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
     raise ArchitectureError(f"the operation '{name}' is not covered; landform lowers into {COVERED}")

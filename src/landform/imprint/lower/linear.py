@@ -63,6 +63,11 @@ def check_parameters(model: nn.Module, chain: Chain) -> None:
         module = modules[name]
         if hasattr(module, "parametrizations"):
             raise ArchitectureError(f"layer '{name}' is parametrised (weight norm or the like); remove it first")
+        if isinstance(module, nn.Linear) and "weight" not in dict(module.named_parameters()):
+            raise ArchitectureError(
+                f"layer '{name}' computes its weight from other parameters (weight or spectral norm); remove that"
+                " first, e.g. with torch.nn.utils.remove_weight_norm"
+            )
         for key, parameter in module.named_parameters():
             full = f"{name}.{key}"
             if id(parameter) in seen:
