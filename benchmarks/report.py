@@ -79,6 +79,7 @@ def write(folder: Path, facts: dict[str, Any], topics: dict[str, list[Table]], s
     Returns:
         Path of the Markdown file.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     took = ", ".join(f"{name} {duration:.0f} s" for name, duration in seconds.items())
     head = ["# Benchmarks", "", machine_line(facts), "", f"Written by `python -m benchmarks`; took {took}.", ""]
     body = [table.markdown() + "\n" for tables in topics.values() for table in tables]

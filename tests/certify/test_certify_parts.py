@@ -9,7 +9,6 @@ import torch
 
 import landform as lf
 from landform.certify.certificate import Certificate
-from landform.certify.check import promised
 from landform.certify.curve import deviation
 from landform.certify.field import Field, dilate, shifts, sign_changes, star_sum
 from landform.certify.network import Step
@@ -178,12 +177,6 @@ def test_parts_add_up_and_survive_json():
     assert Certificate.from_json(certificate.to_json()) == certificate
     assert "is at most" in str(certificate)
     assert certificate.assumptions
-
-
-def test_a_promise_can_be_weakened_but_not_strengthened():
-    certificate = lf.imprint(lf.Pattern(torch.rand(4, 4, dtype=torch.float64, generator=GENERATOR)), (X, Y)).certificate
-    assert promised(certificate, 2 * certificate.bound).holds
-    assert not promised(certificate, certificate.bound / 2).holds
 
 
 def test_certifying_twice_gives_the_same_bound():

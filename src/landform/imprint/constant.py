@@ -61,9 +61,10 @@ def imprint_constant(
     chain = trace(model) if model is not None else None
     if model is not None and chain is not None:
         check_parameters(model, chain)
-        outputs_probe(data_task)  # its error explains a model that does not fit the data
     channels = pattern.channels or 1
     responses = _responses(data_task, chain, channels, options.convex)
+    if model is not None:
+        outputs_probe(data_task)  # its error explains a model that does not fit the data
     bounds = _range(responses, options.range, other)
     program, splines, direct = _compile(pattern, responses, bounds, chain, model, options)
     if model is None:
