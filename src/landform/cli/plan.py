@@ -96,7 +96,7 @@ def plan(
         voice.note("for more than the response curve, give --widths, --model or --resolution")
     result: dict[str, Any] = {
         "capacity": None if held is None else held.to_json(),
-        "fits": None if held is None or not wanted else held.best.cells >= max(wanted),
+        "fits": None if held is None or not wanted else holds(held, wanted, knots[epsilon]),
         "epsilon": None if held is None else attained(response, held.best.knots),
         "resolution": list(wanted),
         "needed": take,
@@ -109,6 +109,20 @@ def plan(
     else:
         say(words(result, held))
     return 0
+
+
+def holds(held: "Capacity", wanted: tuple[int, ...], knots: int | None) -> bool:
+    """Say whether the layers hold this pattern and a response curve of that many knots."""
+    from landform.program.capacity import fits
+
+    return knots is not None and fits(
+        held.widths,
+        wanted,
+        knots=knots,
+        channels=held.channels,
+        per_hinge=held.per_hinge,
+        axis_aligned=held.axis_aligned,
+    )
 
 
 def cells(resolution: list[int] | None, z: int) -> tuple[int, ...]:

@@ -129,12 +129,7 @@ def capacity(
     inner = every[1:] if axis_aligned else every
     if axis_aligned and (not every or every[0] < z):
         inner = []
-    forms = [("hats", "carry"), ("hats", "recompute")]
-    if z == 2:
-        forms.append(("strips", "carry"))
-    if z == 1:
-        forms.append(("hinges", "carry"))
-    holdings = tuple(_holding(form, schedule, inner, z, channels, per_hinge) for form, schedule in forms)
+    holdings = tuple(_holding(form, schedule, inner, z, channels, per_hinge) for form, schedule in _forms(z))
     return Capacity(tuple(every), z, channels, per_hinge, axis_aligned, holdings)
 
 
@@ -164,8 +159,51 @@ def needed(cells: Sequence[int], *, form: str, knots: int, channels: int = 1, ax
     return widths + ([knots * channels] if knots else [])
 
 
+def fits(
+    widths: Sequence[int],
+    cells: Sequence[int],
+    *,
+    knots: int,
+    channels: int = 1,
+    per_hinge: int = 1,
+    axis_aligned: bool = True,
+) -> bool:
+    """Say whether some form and schedule packs a pattern and its response curve into given widths.
+
+    Args:
+        widths: Widths of all hidden layers, the injected one first.
+        cells: Cells an axis of the pattern.
+        knots: Hinges of the response curve a channel.
+        channels: Channels of the pattern.
+        per_hinge: Network units that a ReLU takes.
+        axis_aligned: Whether h itself is injected.
+
+    Returns:
+        Whether it fits.
+
+    Example:
+        >>> fits([2, 31, 81, 64], (8, 8), knots=43), fits([2, 31, 81, 64], (8, 8), knots=65)
+        (True, False)
+    """
+    z = len(cells)
+    inner = list(widths[1:] if axis_aligned else widths)
+    if axis_aligned and (not widths or widths[0] < z):
+        return False
+    for form, schedule in _forms(z):
+        state = _schedule(form, schedule, tuple(cells), inner[:-1], channels, per_hinge)
+        if state is not None and spline_room(inner[state.layers :], channels, per_hinge) >= knots:
+            return True
+    return False
+
+
+def _forms(z: int) -> list[tuple[str, str]]:
+    """Return every form and schedule there is for z coordinates."""
+    forms = [("hats", "carry"), ("hats", "recompute")]
+    return forms + {1: [("hinges", "carry")], 2: [("strips", "carry")]}.get(z, [])
+
+
 def _holding(form: str, schedule: str, inner: Sequence[int], z: int, channels: int, per_hinge: int) -> Holding:
-    def fits(n: int, last: int) -> Open | None:
+    def scheduled(n: int, last: int) -> Open | None:
         return _schedule(form, schedule, (n,) * z, inner[: len(inner) - last], channels, per_hinge)
 
     # units bound what can fit, so the search never compiles a pattern much larger than the network
@@ -174,13 +212,13 @@ def _holding(form: str, schedule: str, inner: Sequence[int], z: int, channels: i
     most = max(1, min(FINEST[z], most))
 
     def with_curve(n: int) -> bool:
-        state = fits(n, 1)
+        state = scheduled(n, 1)
         return state is not None and spline_room(inner[state.layers :], channels, per_hinge) >= MIN_KNOTS
 
     least = 2 if form == "strips" else 1
     cells = _largest(with_curve, least, most)
-    direct = _largest(lambda n: fits(n, 0) is not None, least, most)
-    state = fits(cells, 1) if cells else None
+    direct = _largest(lambda n: scheduled(n, 0) is not None, least, most)
+    state = scheduled(cells, 1) if cells else None
     knots = spline_room(inner[state.layers :], channels, per_hinge) if state is not None else 0
     return Holding(form, schedule, cells, knots, direct, state.layers if state is not None else 0)
 
