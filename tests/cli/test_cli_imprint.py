@@ -259,8 +259,8 @@ def test_the_default_dtype_is_put_back_after_an_error():
     def fail():
         with default_dtype("float64"):
             assert torch.get_default_dtype() is torch.float64
-            raise ZeroDivisionError
+            raise ZeroDivisionError("on purpose")
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
         fail()
     assert torch.get_default_dtype() is torch.float32

@@ -194,9 +194,9 @@ def test_where_no_layer_is_left_the_direct_form_says_so():
     imprint = made(model=mlp((5, 40, 60)))
     assert imprint.meta["direct"]
     assert any("no layer is left for the response curve" in note for note in imprint.meta["notes"])
-    with pytest.raises(CapacityError):
+    with pytest.raises(CapacityError, match="would hold this pattern"):
         made(model=mlp((5, 40, 60)), direct=False)
-    with pytest.raises(CapacityError):
+    with pytest.raises(CapacityError, match="would hold this pattern"):
         made(model=mlp((5, 40, 60)), epsilon=1e-3)
 
 

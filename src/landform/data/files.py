@@ -52,6 +52,7 @@ def read_npz(path: Path, *, split: str | None, max_bytes: int) -> tuple[NDArray[
             return loaded[keys[0]], loaded[keys[1]], own
     except DataError:
         raise
+    # zipfile raises NotImplementedError for compression it does not know and RuntimeError for encrypted members
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path}: not a readable .npz archive ({error}); write one with numpy.savez") from error
 
