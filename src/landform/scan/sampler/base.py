@@ -1,0 +1,81 @@
+"""The ask/tell interface between what wants to be known and what computes it."""
+
+import abc
+from dataclasses import dataclass
+
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from landform.scan.engine.base import Sums, Terms
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A round of work: the same range of samples at many points.
+
+    The runner may cut the points into tiles, compute them anywhere and in any order, and tells the whole round.
+
+    Attributes:
+        h: Points, shape ``[points, z]``.
+        start: First sample, in the engine's order.
+        stop: One past the last.
+        per_sample: Whether `Terms` are wanted, or `Sums` will do.
+    """
+
+    h: Float64[Tensor, "points z"]
+    start: int
+    stop: int
+    per_sample: bool
+
+    @property
+    def evaluations(self) -> int:
+        """Sample evaluations that it costs."""
+        return len(self.h) * (self.stop - self.start)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What is known about the quantities at the points of a scan.
+
+    Attributes:
+        value: Shape ``[points, quantities]``; NaN where nothing was computed.
+        stderr: Standard error of each, 0 where all samples were used, NaN where none is claimed.
+        samples: Samples used at each point, ``[points]``; 0 where the value is interpolated or missing.
+        critical: Factor per quantity with which ``value ± critical·stderr`` holds at all points at once at the
+            confidence asked for; NaN where no interval is claimed.
+        level: Level of refinement of each point, ``[points]``; 0 for a plain grid.
+        notes: Numbers and words to be recorded with the surface (truncation estimate, check points, …).
+    """
+
+    value: Float64[Tensor, "points quantities"]
+    stderr: Float64[Tensor, "points quantities"]
+    samples: Int64[Tensor, " points"]
+    critical: Float64[Tensor, " quantities"]
+    level: Int64[Tensor, " points"]
+    notes: dict[str, object]
+
+
+class AbstractSampler(abc.ABC):
+    """Decides what to evaluate. Deterministic: the same answers give the same questions, so a run can be replayed."""
+
+    @abc.abstractmethod
+    def ask(self) -> Request | None:
+        """Return the next round, or None when done."""
+
+    @abc.abstractmethod
+    def tell(self, request: Request, found: Terms | Sums) -> None:
+        """Take the answer to the round last asked for."""
+
+    @abc.abstractmethod
+    def estimate(self) -> Estimate:
+        """Return what is known now; usable at any moment, also after an interruption."""
+
+    @property
+    @abc.abstractmethod
+    def uncertainty(self) -> float:
+        """Half-width of the widest interval now, as a fraction of the robust range, for the progress bar; NaN early."""
+
+    @property
+    @abc.abstractmethod
+    def expected(self) -> int:
+        """Sample evaluations that this scan is expected to take in all, as known now, for the time left."""
