@@ -2,21 +2,29 @@
 
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from landform.scan.places import Places
+from landform.scan.sampler.base import Estimate
 
 if TYPE_CHECKING:
     import xarray
 
 LOG_LOSSES = ("cross_entropy", "nll", "bce_with_logits", "poisson_nll", "gaussian_nll")
 """Losses that are negative logarithms of a probability, so their unit is the nat."""
+
+MEASURED, INTERPOLATED, MISSING, NOT_FINITE = 0, 1, 2, 3
+STATUS = ("measured", "interpolated", "missing", "not_finite")
+"""Words of the variable ``status``, in the order of its values."""
+
+_NAMES = {"loss": "loss", "accuracy": "accuracy", "gradient_norm": "norm of the gradient"}
 
 
 def build_surface(
@@ -28,7 +36,7 @@ def build_surface(
     unit: str,
     attrs: Mapping[str, Any],
 ) -> "xarray.Dataset":
-    """Label measured losses.
+    """Label losses that were measured with all samples.
 
     Args:
         places: Where they were measured.
@@ -39,9 +47,8 @@ def build_surface(
         attrs: Attributes of the dataset.
 
     Returns:
-        ``loss``, ``loss_stderr`` (0: the mean is over all samples, so it has no sampling error), ``samples`` and, with
-        a target, ``target`` and ``difference`` = loss − target. Dims are ``h1`` … ``hz``, or ``node`` for a list of
-        points, then ``channel`` for several heads.
+        What `label` gives, with ``loss_stderr`` 0 (the mean is over all samples, so it has no sampling error) and, with
+        a target, ``target`` and ``difference`` = loss − target.
 
     Example:
         >>> from landform.scan.places import grid_places
@@ -50,42 +57,172 @@ def build_surface(
         >>> surface.loss.values.tolist(), surface.loss.units, surface.h1.values.tolist()
         ([1.0, 1.0], 'nat', [0.0, 1.0])
     """
+    heads = losses.shape[1]
+    names = ("loss",) if heads == 1 else tuple(f"loss:{head}" for head in range(heads))
+    exact = Estimate(
+        value=losses,
+        stderr=torch.where(losses.isnan(), torch.nan, 0.0).double(),
+        samples=samples,
+        critical=torch.zeros(heads, dtype=torch.float64),
+        level=torch.zeros(len(losses), dtype=torch.int64),
+        notes={},
+    )
+    return label(places, exact, names, units={"loss": unit}, target=target, attrs=attrs)
+
+
+def label(
+    places: Places,
+    estimate: Estimate,
+    quantities: Sequence[str] = ("loss",),
+    *,
+    units: Mapping[str, str] | None = None,
+    target: Float64[Tensor, "points heads"] | None = None,
+    extra: Mapping[str, Float64[Tensor, " points"]] | None = None,
+    attrs: Mapping[str, Any],
+) -> "xarray.Dataset":
+    """Label an estimate of one or more quantities.
+
+    Args:
+        places: Where; the points of ``estimate`` in the order of ``places.h``.
+        estimate: What is known there.
+        quantities: Names of the estimate's columns, ``"loss"`` or ``"loss:HEAD"``, and likewise for each metric.
+            Columns of one name with several heads become a ``channel`` dim, in their order.
+        units: Unit by name of the quantity; ``"1"`` by default.
+        target: Promised losses, one column a head, or None.
+        extra: Per-node values without an interval (gradient norm, eigenvalue), by name; NaN where not computed.
+        attrs: Attributes of the dataset; ``estimate.notes`` are added.
+
+    Returns:
+        For each quantity Q: ``Q``, ``Q_stderr`` and, where an interval is claimed (a finite ``critical``), ``Q_lower``
+        and ``Q_upper`` = Q ∓ critical·Q_stderr, which hold at all nodes at once. Further ``samples`` (of each node's
+        own mean; 0 where interpolated), ``status`` (0 measured, 1 interpolated from neighbours on the mesh, 2 missing,
+        3 not finite) and, where there is more than one, ``level`` of refinement. Dims are ``h1`` … ``hz``, or ``node``
+        for a list of points, then ``channel`` for several heads.
+
+    Example:
+        >>> from landform.scan.places import grid_places
+        >>> one = torch.ones(3, 1, dtype=torch.float64)
+        >>> found = Estimate(
+        ...     2 * one, 0.1 * one, torch.tensor([9, 0, 9]), torch.tensor([3.0]).double(), torch.tensor([0, 1, 0]), {}
+        ... )
+        >>> surface = label(grid_places(1, 3), found, units={"loss": "nat"}, attrs={"n_samples": 9})
+        >>> surface.loss_upper.values.round(3).tolist(), surface.status.values.tolist(), surface.level.values.tolist()
+        ([2.3, 2.3, 2.3], [0, 1, 0], [0, 1, 0])
+    """
     import xarray
 
+    columns: dict[str, list[int]] = {}
+    heads: dict[str, list[str]] = {}
+    for column, name in enumerate(quantities):
+        base, _, head = name.partition(":")
+        columns.setdefault(base, []).append(column)
+        heads.setdefault(base, []).append(head)
     names = [f"h{k + 1}" for k in range(places.h.shape[1])]
     dims = tuple(names[k] for k in places.axes) or ("node",)
-    heads = losses.shape[1]
-    full, shape = (dims, places.shape) if heads == 1 else ((*dims, "channel"), (*places.shape, heads))
 
-    def variable(values: Tensor, text: str, units: str) -> "xarray.Variable":
-        return xarray.Variable(full, values.reshape(shape).numpy(), {"long_name": text, "units": units})
+    def variable(values: Tensor, text: str, unit: str) -> "xarray.Variable":
+        """Give values ``[points]`` or ``[points, heads]`` the shape of the places."""
+        found = values.detach().cpu()
+        if found.ndim == 1 or found.shape[1] == 1:
+            return xarray.Variable(dims, _array(found, places.shape), {"long_name": text, "units": unit})
+        shape = (*places.shape, found.shape[1])
+        return xarray.Variable((*dims, "channel"), _array(found, shape), {"long_name": text, "units": unit})
 
-    variables = {
-        "loss": variable(losses, "loss", unit),
-        "loss_stderr": variable(
-            torch.where(losses.isnan(), torch.nan, 0.0).double(), "standard error of the loss", unit
-        ),
-        "samples": xarray.Variable(
-            dims, samples.reshape(places.shape).numpy(), {"long_name": "samples in the mean", "units": "1"}
-        ),
-    }
+    variables = {}
+    for base, part in columns.items():
+        text, unit = _NAMES.get(base, base), (units or {}).get(base, "1")
+        value, stderr, critical = estimate.value[:, part], estimate.stderr[:, part], estimate.critical[part]
+        variables[base] = variable(value, text, unit)
+        variables[f"{base}_stderr"] = variable(stderr, f"standard error of the {text}", unit)
+        if bool(torch.isfinite(critical).all()):
+            half = torch.where(stderr == 0, 0.0, critical * stderr)
+            variables[f"{base}_lower"] = variable(value - half, f"{text}, lower end at all nodes at once", unit)
+            variables[f"{base}_upper"] = variable(value + half, f"{text}, upper end at all nodes at once", unit)
+    for name, values in (extra or {}).items():
+        variables[name] = variable(values, _NAMES.get(name, name), (units or {}).get(name, "1"))
+    variables["samples"] = variable(estimate.samples, "samples in the mean", "1")
+    if int(estimate.level.max()) > 0:
+        variables["level"] = variable(estimate.level, "level of refinement", "1")
+    variables["status"] = variable(_status(estimate, columns.get("loss", [0])), "what the loss is", "1")
+    flags = {"flag_values": [*range(len(STATUS))], "flag_meanings": " ".join(STATUS)}
+    variables["status"].attrs.update(flags)
     if target is not None:
+        unit = (units or {}).get("loss", "1")
         variables["target"] = variable(target, "promised loss", unit)
-        variables["difference"] = variable(losses - target, "loss − promised loss", unit)
-    coordinates = {}
+        promised = estimate.value[:, columns["loss"]] - target
+        variables["difference"] = variable(promised, "loss − promised loss", unit)
+    coordinates = _coordinates(places, names)
+    most = max(columns, key=lambda base: len(columns[base]))
+    if len(columns[most]) > 1:
+        numbers = torch.arange(len(columns[most])).numpy()
+        notes = {"long_name": "head of the network", "units": "1", "heads": heads[most]}
+        coordinates["channel"] = xarray.Variable(("channel",), numbers, notes)
+    return xarray.Dataset(variables, coordinates, dict(attrs) | dict(estimate.notes))
+
+
+def join_splits(surfaces: Mapping[str, "xarray.Dataset"]) -> "xarray.Dataset":
+    """Put surfaces of several data sets over the same places into one, along a dim ``split``.
+
+    Args:
+        surfaces: The surfaces by name, e.g. ``{"train": …, "test": …}``.
+
+    Returns:
+        One dataset with a dim ``split`` in front. Attributes that agree stay; the others become mappings by name.
+
+    Example:
+        >>> from landform.scan.places import grid_places
+        >>> def flat(height, name):
+        ...     losses = torch.full((2, 1), height, dtype=torch.float64)
+        ...     samples, attrs = torch.tensor([9, 9]), {"data": name, "unit": "nat"}
+        ...     return build_surface(grid_places(1, 2), losses, samples=samples, unit="nat", attrs=attrs)
+        >>> both = join_splits({"train": flat(1.0, "a"), "test": flat(2.0, "b")})
+        >>> both.loss.sel(split="test").values.tolist(), both.attrs
+        ([2.0, 2.0], {'data': {'train': 'a', 'test': 'b'}, 'unit': 'nat'})
+    """
+    import xarray
+
+    # object strings: Zarr has no stable form for those of a fixed length
+    name = xarray.Variable(("split",), np.array(list(surfaces), dtype=object), {"long_name": "part of the data"})
+    joined = xarray.concat(
+        list(surfaces.values()), xarray.DataArray(name, name="split"), join="exact", combine_attrs="drop",
+        data_vars="all", coords="minimal", compat="override",
+    )  # fmt: skip
+    keys = dict.fromkeys(key for surface in surfaces.values() for key in surface.attrs)
+    for key in keys:
+        found = {split: surface.attrs.get(key) for split, surface in surfaces.items()}
+        first = next(iter(found.values()))
+        joined.attrs[str(key)] = first if all(value == first for value in found.values()) else found
+    return joined
+
+
+def _array(values: Tensor, shape: Sequence[int]) -> Any:
+    """Return an array of its own: xarray's variables are handed out, and the tensors they come from live on."""
+    return values.reshape(tuple(shape)).numpy().copy()
+
+
+def _status(estimate: Estimate, columns: Sequence[int]) -> Tensor:
+    value, used = estimate.value[:, list(columns)], estimate.samples.cpu() > 0
+    finite = torch.isfinite(value).all(dim=1).cpu()
+    absent = value.isnan().any(dim=1).cpu() & ~used
+    status = torch.where(used, MEASURED, INTERPOLATED)
+    status[~finite] = NOT_FINITE
+    status[absent] = MISSING
+    return status.to(torch.int8)
+
+
+def _coordinates(places: Places, names: Sequence[str]) -> "dict[str, xarray.Variable]":
+    import xarray
+
+    found = {}
     for k, name in enumerate(names):
         notes = {"long_name": f"coordinate {k + 1}", "units": "1"}
         if k in places.axes:
-            coordinates[name] = xarray.Variable((name,), places.lines[places.axes.index(k)].numpy(), notes)
+            found[name] = xarray.Variable((name,), places.lines[places.axes.index(k)].numpy(), notes)
         elif places.axes:
-            coordinates[name] = xarray.Variable((), float(places.h[0, k]), notes)
+            found[name] = xarray.Variable((), float(places.h[0, k]), notes)
         else:
-            coordinates[name] = xarray.Variable(("node",), places.h[:, k].numpy().copy(), notes)
-    if heads > 1:
-        coordinates["channel"] = xarray.Variable(
-            ("channel",), torch.arange(heads).numpy(), {"long_name": "head of the network", "units": "1"}
-        )
-    return xarray.Dataset(variables, coordinates, dict(attrs))
+            found[name] = xarray.Variable(("node",), places.h[:, k].numpy().copy(), notes)
+    return found
 
 
 def unit_of(loss: str) -> str:

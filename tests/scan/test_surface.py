@@ -1,0 +1,107 @@
+"""From estimates to labelled datasets: every number under its name, with its interval and its status."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from landform.scan.places import grid_places, point_places
+from landform.scan.sampler.base import Estimate
+from landform.scan.surface import build_surface, join_splits, label
+
+
+def estimate(value, *, stderr=None, samples=None, critical=None, level=None, notes=None):
+    value = torch.as_tensor(value, dtype=torch.float64)
+    points, quantities = value.shape
+    return Estimate(
+        value=value,
+        stderr=torch.zeros_like(value) if stderr is None else torch.as_tensor(stderr, dtype=torch.float64),
+        samples=torch.full((points,), 7) if samples is None else torch.as_tensor(samples),
+        critical=torch.zeros(quantities).double() if critical is None else torch.tensor(critical).double(),
+        level=torch.zeros(points, dtype=torch.int64) if level is None else torch.as_tensor(level),
+        notes=notes or {},
+    )
+
+
+def test_quantities_and_heads_get_their_own_columns():
+    value = torch.arange(24.0).reshape(6, 4)
+    names = ("loss:a", "loss:b", "accuracy:a", "accuracy:b")
+    surface = label(grid_places(2, (2, 3)), estimate(value), names, units={"loss": "nat"}, attrs={})
+    assert surface.loss.dims == ("h1", "h2", "channel")
+    assert surface.channel.attrs["heads"] == ["a", "b"]
+    for i in range(2):
+        for j in range(3):
+            row = value[3 * i + j].tolist()
+            assert surface.loss[i, j].values.tolist() == row[:2]
+            assert surface.accuracy[i, j].values.tolist() == row[2:]
+    assert (surface.loss.units, surface.accuracy.units) == ("nat", "1")
+    assert surface.samples.dims == surface.status.dims == ("h1", "h2")
+
+
+def test_intervals_are_there_where_they_are_claimed():
+    found = estimate([[1.0, 0.5]] * 3, stderr=[[0.1, 0.2]] * 3, critical=[3.0, float("nan")])
+    surface = label(grid_places(1, 3), found, ("loss", "curvature"), attrs={"seed": 1})
+    np.testing.assert_allclose(surface.loss_lower, 0.7)
+    np.testing.assert_allclose(surface.loss_upper, 1.3)
+    assert "curvature_stderr" in surface
+    assert "curvature_lower" not in surface
+
+
+def test_a_value_of_all_samples_has_an_interval_of_no_width_whatever_the_factor():
+    found = estimate([[1.0], [2.0]], stderr=[[0.0], [0.1]], critical=[2.0])
+    surface = label(grid_places(1, 2), found, attrs={})
+    assert surface.loss_upper.values.tolist() == [1.0, 2.2]
+
+
+def test_status_tells_measured_interpolated_missing_and_not_finite_apart():
+    nan, inf = float("nan"), float("inf")
+    found = estimate([[1.0], [2.0], [nan], [nan], [inf]], samples=[5, 0, 0, 5, 5], level=[0, 1, 1, 0, 0])
+    surface = label(grid_places(1, 5), found, attrs={})
+    assert surface.status.values.tolist() == [0, 1, 2, 3, 3]
+    assert surface.status.flag_meanings.split() == ["measured", "interpolated", "missing", "not_finite"]
+    assert surface.status.flag_values == [0, 1, 2, 3]
+    assert surface.level.values.tolist() == [0, 1, 1, 0, 0]
+    np.testing.assert_array_equal(surface.loss.values, [1, 2, nan, nan, inf])
+
+
+def test_per_node_values_and_notes_are_recorded():
+    found = estimate([[1.0]] * 2, notes={"truncation": 0.25})
+    norms = {"gradient_norm": torch.tensor([0.5, float("nan")], dtype=torch.float64)}
+    surface = label(grid_places(1, 2), found, extra=norms, attrs={"unit": "nat"})
+    assert surface.attrs == {"unit": "nat", "truncation": 0.25}
+    np.testing.assert_array_equal(surface.gradient_norm, [0.5, np.nan])
+    assert "gradient_norm_stderr" not in surface
+
+
+def test_points_of_ones_own_have_a_node_dim():
+    surface = label(point_places(2, [[0.5, -1.0], [2.0, 3.0]]), estimate([[1.0], [2.0]]), attrs={})
+    assert surface.loss.dims == ("node",)
+    assert surface.h2.values.tolist() == [-1.0, 3.0]
+    assert "level" not in surface
+
+
+def test_the_dataset_does_not_share_memory_with_what_it_is_made_from():
+    found = estimate([[1.0], [2.0]])
+    surface = label(grid_places(1, 2), found, attrs={})
+    surface.loss[0] = 9.0
+    assert found.value[0, 0] == 1.0
+
+
+@pytest.mark.parametrize("form", ["zarr", "nc"])
+def test_splits_are_joined_and_survive_a_file(form, tmp_path):
+    def flat(height, name):
+        losses = torch.full((2, 1), height, dtype=torch.float64)
+        attrs = {"data": name, "unit": "nat"}
+        return build_surface(grid_places(1, 2), losses, samples=torch.tensor([9, 9]), unit="nat", attrs=attrs)
+
+    both = join_splits({"train": flat(1.0, "a"), "test": flat(2.0, "b")})
+    assert both.loss.dims == ("split", "h1")
+    assert both.attrs == {"data": {"train": "a", "test": "b"}, "unit": "nat"}
+    if form == "zarr":
+        both.to_zarr(tmp_path / "s.zarr", consolidated=False)
+        again = xr.open_zarr(tmp_path / "s.zarr", consolidated=False)
+    else:
+        both.drop_attrs().to_netcdf(tmp_path / "s.nc")
+        again = xr.open_dataset(tmp_path / "s.nc")
+    assert again.loss.sel(split="test").values.tolist() == [2.0, 2.0]
+    again.close()
