@@ -1,5 +1,6 @@
 """Samplers: which points are evaluated on how many samples, and what follows; ask/tell, no model in sight."""
 
 from landform.scan.sampler.base import AbstractSampler, Estimate, Request
+from landform.scan.sampler.full import FullGrid
 
-__all__ = ["AbstractSampler", "Estimate", "Request"]
+__all__ = ["AbstractSampler", "Estimate", "FullGrid", "Request"]

@@ -56,7 +56,10 @@ class Estimate:
 
 
 class AbstractSampler(abc.ABC):
-    """Decides what to evaluate. Deterministic: the same answers give the same questions, so a run can be replayed."""
+    """Decides what to evaluate. Deterministic: the same answers give the same questions, so a run can be replayed.
+
+    `ask` gives the same round again until it is told, and samplers know nothing of models: points and numbers only.
+    """
 
     @abc.abstractmethod
     def ask(self) -> Request | None:
@@ -65,6 +68,18 @@ class AbstractSampler(abc.ABC):
     @abc.abstractmethod
     def tell(self, request: Request, found: Terms | Sums) -> None:
         """Take the answer to the round last asked for."""
+
+    def tell_part(  # noqa: B027 - a sampler may leave it out
+        self, rows: Int64[Tensor, " rows"], found: Terms | Sums
+    ) -> None:
+        """Take the answers to some points of the round last asked for, when a run ends before the round is complete.
+
+        After this only `estimate` is of use: it makes what it can of them. By default nothing.
+
+        Args:
+            rows: Which points of ``request.h`` were computed.
+            found: Their answers, in the order of ``rows``.
+        """
 
     @abc.abstractmethod
     def estimate(self) -> Estimate:
