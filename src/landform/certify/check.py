@@ -39,13 +39,16 @@ def certify(imprint: Imprint) -> Certificate:
     promised = imprint.certificate.promised if imprint.certificate else None
     failures: tuple[str, ...] = ()
     parts: list[Parts] = []
-    measured = not all(r.convex for r in imprint.responses)
+    measured = not all(r.convex for r in imprint.responses) or imprint.meta.get("network") == "stream"
     try:
-        chain = trace(imprint.model)
         require_no_hooks(imprint.model)
-        _require_consistent(imprint, chain)
-        network = read_network(chain, imprint.subspace, dict(imprint.model.named_buffers()), imprint.model)
-        parts = _measure(imprint) if measured else _prove(imprint, network)
+        if measured and imprint.meta.get("network") == "stream":
+            parts = _measure(imprint)
+        else:
+            chain = trace(imprint.model)
+            _require_consistent(imprint, chain)
+            network = read_network(chain, imprint.subspace, dict(imprint.model.named_buffers()), imprint.model)
+            parts = _measure(imprint) if measured else _prove(imprint, network)
     except (ProofError, InputError, ArchitectureError) as error:
         failures = (str(error),)
     bound = max((p.total for p in parts), default=math.inf)

@@ -13,6 +13,8 @@ from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import trace
 
 BATCH = 4096
+STREAM_BATCH = 256
+"""Points in a batch of a transformer, whose activations are wide."""
 
 
 def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor, ...]:
@@ -33,6 +35,8 @@ def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor
     """
     if h.ndim != 2 or h.shape[1] != imprint.z:
         raise InputError(f"points of this imprint have shape [points, {imprint.z}], got {tuple(h.shape)}")
+    if imprint.meta.get("network") == "stream":
+        return (stream_outputs(imprint, h),)
     chain = trace(imprint.model)
     modules = dict(imprint.model.named_modules())
     name = chain.stages[0].linear
@@ -57,6 +61,43 @@ def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor
             hook.remove()
         found.append(_heads(result))
     return tuple(torch.cat([part[number] for part in found]) for number in range(len(found[0])))
+
+
+def stream_outputs(imprint: Imprint, h: Float64[Tensor, "points z"]) -> Tensor:
+    """Return the outputs of a transformer at points, ``[points, outputs]``: one position, many points as a batch.
+
+    The coordinates enter at one norm; a hook gives each row of the batch the norm's output at its own point, which is
+    the bias plus the moved biases, or (RMSNorm) the normalised constants times the moved gains.
+    """
+    from landform.imprint.lower.stream import outputs_of
+
+    (key,) = imprint.subspace.moved
+    name, _, which = key.rpartition(".")
+    norm = dict(imprint.model.named_modules())[name]
+    dtype = imprint.subspace.origin[key].dtype
+    spec = imprint.meta["sample"]
+    shape, tokens = list(spec["shape"]), not spec["dtype"].startswith("float")
+    kind = torch.long if tokens else dtype
+    directions = torch.stack([direction[key] for direction in imprint.subspace.directions])
+    moved = directions.abs().sum(0) != 0
+    found = []
+    for points in torch.split(h, STREAM_BATCH):
+        shift = points.to(dtype) @ directions
+        sample = torch.zeros([len(points), *([1] if tokens else shape)], dtype=kind)
+
+        def enter(_module: nn.Module, _inputs: object, output: Tensor, shift: Tensor = shift) -> Tensor:
+            rows = shift.reshape(len(shift), *[1] * (output.ndim - 2), -1)
+            return torch.where(moved, output * rows if which == "weight" else rows, output)
+
+        gains = {key: torch.where(moved, torch.ones_like(norm.weight), norm.weight)} if which == "weight" else {}
+        hook = norm.register_forward_hook(enter)
+        try:
+            with torch.no_grad():
+                outputs = outputs_of(imprint.model, sample, len(points), gains)
+        finally:
+            hook.remove()
+        found.append(outputs.reshape(len(points), -1, outputs.shape[-1])[:, 0])
+    return torch.cat(found)
 
 
 def losses_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> Float64[Tensor, "points heads"]:

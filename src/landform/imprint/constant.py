@@ -65,7 +65,7 @@ def imprint_constant(
     responses = _responses(data_task, chain, channels, options.convex)
     if model is not None:
         outputs_probe(data_task)  # its error explains a model that does not fit the data
-    bounds = _range(responses, options.range, other)
+    bounds = bounds_of(responses, options.range, other)
     program, splines, direct = _compile(pattern, responses, bounds, chain, model, options)
     if model is None:
         model = build_network(program.widths, data.inputs.shape[1:], [r.n_outputs for r in responses])
@@ -75,7 +75,7 @@ def imprint_constant(
     best = [r.best.numpy() for r in responses]
     ray = [r.ray.numpy() for r in responses]
     lowered = write(chain, program, model, best, ray, scale=scale)
-    network = _rewritten(model, lowered.parameters)
+    network = rewritten(model, lowered.parameters)
     origin = {name: p.detach() for name, p in network.named_parameters()}
     return Imprint(
         model=network,
@@ -115,7 +115,7 @@ def _responses(task: Task, chain: Chain | None, channels: int, convex: bool) -> 
     return tuple(made[size] for size in sizes)
 
 
-def _range(
+def bounds_of(
     responses: Sequence[AbstractResponse], wanted: tuple[float, float] | str, other: object
 ) -> tuple[float, float]:
     """Return (lo, hi); "auto" is just above the floor, one unit high."""
@@ -158,7 +158,7 @@ def _compile(
     channels = pattern.channels or 1
 
     def curves(room: int) -> Sequence[Spline]:
-        splines[:] = [_spline(r, bounds, options.epsilon, room) for r in responses[:channels]]
+        splines[:] = [fit_curve(r, bounds, options.epsilon, room) for r in responses[:channels]]
         return splines
 
     def compiled_direct(what: Pattern) -> Program:
@@ -203,7 +203,7 @@ def _compile(
     return compiled_direct(pattern), [], True
 
 
-def _spline(response: AbstractResponse, bounds: tuple[float, float], epsilon: float | None, room: int) -> Spline:
+def fit_curve(response: AbstractResponse, bounds: tuple[float, float], epsilon: float | None, room: int) -> Spline:
     """Fit ψ to epsilon; without one, to the default or as well as the room allows."""
     if room < 1:
         raise CapacityError("no units are left for the response curve; use a wider last layer or the direct form")
@@ -247,7 +247,7 @@ def _direct_pattern(pattern: Pattern, response: AbstractResponse, bounds: tuple[
     return replace(pattern, values=(signal / top).clamp(0.0, 1.0).reshape(pattern.values.shape))
 
 
-def _rewritten(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
+def rewritten(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
     """Return a copy of a model with some parameters replaced; the model itself is not touched.
 
     The memo makes deepcopy put the new tensors where the old ones were, so nothing is copied only to be overwritten.

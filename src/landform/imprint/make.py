@@ -3,9 +3,13 @@
 import os
 from typing import Any, Literal
 
+from torch import nn
+
 from landform.errors import InputError, unknown_name
 from landform.imprint.constant import Options, imprint_constant, need_data
 from landform.imprint.imprint import Imprint
+from landform.imprint.lower.stream import has_stream
+from landform.imprint.stream import imprint_stream
 from landform.pattern import Pattern, SumPattern
 from landform.program.compile import Form, Schedule
 from landform.task import Task
@@ -96,7 +100,9 @@ def imprint(
     if not isinstance(task, Task) and callable(task) and hasattr(task, "parameters"):
         raise InputError("task is a model without data; wrap it: lf.Task(model, loss='cross_entropy', data=(X, y))")
     options = Options(range, epsilon, form, schedule, axis_aligned, direct, tolerance, convex)
-    if isinstance(task, Task):
+    if isinstance(task, Task) and isinstance(task.model, nn.Module) and has_stream(task.model):
+        made = imprint_stream(pattern, need_data(task), options, other)
+    elif isinstance(task, Task):
         made = imprint_constant(pattern, task, need_data(task), options, other)
     else:
         made = imprint_constant(

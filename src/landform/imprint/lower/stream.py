@@ -1,0 +1,364 @@
+"""Read a transformer as a residual stream: blocks that normalise the stream, bend what they read, and add to it.
+
+Such networks are written in many ways (Python loops over caches, masks, fused projections), so nothing here reads code:
+a copy of the network with random weights is run once, every normalisation and every linear map is overheard, and the
+structure is *found in the numbers*: which maps read a norm, which activation lies between two of them, what is added to
+what. What is found holds for any weights; the imprint checks it again with the weights that it writes.
+
+Covered are networks of the form x ← x + mixer(norm(x)), x ← x + mlp(norm(x)), …, head(norm(x)): GPT-2, Llama, ViT and
+their like. LayerNorm and RMSNorm; plain and gated perceptrons; any mixer (attention), since it is silenced.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from landform.calling import as_found, split_heads
+from landform.errors import ArchitectureError
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "silu": F.silu,
+}
+"""Activations a(t) with a(t) − a(−t) = t, which pass a signed number with two units; and ReLU."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation of the stream.
+
+    Args:
+        name: Of the module.
+        kind: ``"layer"`` or ``"rms"``.
+        eps: Added to the variance.
+        bias: Name of its bias, or None.
+        gain: Name of its gain.
+        gain_offset: The module multiplies by gain + this: 0, or 1 in some RMSNorms.
+    """
+
+    name: str
+    kind: str
+    eps: float
+    gain: str
+    bias: str | None
+    gain_offset: float
+
+
+@dataclass(frozen=True)
+class Map:
+    """A linear map: its module, whether the weight is stored ``[in, out]``, and its sizes."""
+
+    name: str
+    transposed: bool
+    inputs: int
+    outputs: int
+    bias: bool
+
+    @property
+    def weight(self) -> str:
+        """Name of the weight."""
+        return f"{self.name}.weight"
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """A perceptron that reads the stream through a norm and adds to it: down(act(up)) or down(act(gate)·up)."""
+
+    norm: Norm
+    up: Map
+    gate: Map | None
+    down: Map
+    activation: str
+
+    @property
+    def hidden(self) -> int:
+        """Hidden units."""
+        return self.up.outputs
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A network as a residual stream of ``width`` coordinates.
+
+    Args:
+        width: Coordinates of the stream.
+        mlps: The perceptrons in order.
+        final: The last norm.
+        head: The map to the outputs.
+        tied: Name of an embedding whose weight is the head's, or None.
+        tokens: Name of the embedding that starts the stream, where exactly one of full width does; else None.
+        positions: Outputs are ``[n, positions, outputs]``: one prediction a position.
+    """
+
+    width: int
+    mlps: tuple[Mlp, ...]
+    final: Norm
+    head: Map
+    tied: str | None
+    tokens: str | None
+    positions: bool
+
+
+@dataclass
+class _Call:
+    """One call of a module, as overheard."""
+
+    name: str
+    module: nn.Module
+    given: Tensor
+    returned: Tensor
+
+
+def has_stream(model: nn.Module) -> bool:
+    """Say whether a model has the norms of a residual stream at all, so that it is worth a look.
+
+    Example:
+        >>> has_stream(nn.TransformerEncoderLayer(8, 2)), has_stream(nn.Linear(2, 2))
+        (True, False)
+    """
+    return any(_is_norm(module) for module in model.modules())
+
+
+def find_stream(model: nn.Module, sample: Any) -> Stream:
+    """Find the residual stream of a network by running a copy with random weights.
+
+    Args:
+        model: The network; it is not changed.
+        sample: Inputs of two samples or so, as the network takes them.
+
+    Returns:
+        Its structure.
+
+    Raises:
+        ArchitectureError: It has none, or a part of it is not covered; the module is named.
+
+    Cost:
+        A copy of the parameters and one forward pass.
+    """
+    heard = _overhear(model, sample)
+    calls = [call for call in heard if not isinstance(call.module, nn.Embedding)]
+    norms = [position for position, call in enumerate(calls) if _is_norm(call.module)]
+    if len(norms) < 2:
+        raise ArchitectureError(
+            f"{type(model).__name__} has {len(norms)} normalisation layers in its forward pass; a residual stream has"
+            " one before each block and one at the end"
+        )
+    width = calls[norms[-1]].given.shape[-1]
+    names = dict(model.named_parameters(remove_duplicate=False))
+    mlps: list[Mlp] = []
+    for position, following in itertools.pairwise(norms):
+        norm, between = calls[position], calls[position + 1 : following]
+        if norm.given.shape[-1] != width:
+            raise ArchitectureError(
+                f"norm '{norm.name}' works on {norm.given.shape[-1]} coordinates and the last one on {width}; landform"
+                " lowers into streams of one width"
+            )
+        if not between:
+            raise ArchitectureError(f"norms '{norm.name}' and '{calls[following].name}' follow each other directly")
+        _check_residual(norm, between, calls[following])
+        found = _mlp(norm, between)
+        if found is not None:
+            mlps.append(_described(found, names))
+    if len(mlps) < 2:
+        raise ArchitectureError(
+            f"{type(model).__name__} has {len(mlps)} perceptron blocks that landform can read; a pattern needs two at"
+            " least (activations covered: " + ", ".join(ACTIVATIONS) + ")"
+        )
+    last = calls[norms[-1]]
+    after = [call for call in calls[norms[-1] + 1 :] if not _is_norm(call.module)]
+    if len(after) != 1 or not _reads(after[0].given, last.returned):
+        what = ", ".join(f"'{call.name}'" for call in after) or "nothing"
+        raise ArchitectureError(
+            f"after the last norm '{last.name}' come {what}; landform needs one linear head that reads it"
+        )
+    head = _map(after[0])
+    weight = names[head.weight]
+    tied = next(
+        (n for n, p in names.items() if p is weight and n != head.weight),
+        None,
+    )
+    tables = [c for c in heard if isinstance(c.module, nn.Embedding) and c.returned.shape[-1] == width]
+    whole = [c for c in tables if c.returned.shape == calls[norms[0]].given.shape]
+    tokens = f"{whole[0].name}.weight" if len(whole) == 1 else None
+    return Stream(width, tuple(mlps), _norm(last, names), head, tied, tokens, after[0].given.ndim > 2)
+
+
+def _overhear(model: nn.Module, sample: Any) -> list[_Call]:
+    """Run a copy with random weights and record every norm and linear map, in order."""
+    network = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if not value.is_floating_point() or value.is_meta:
+                raise ArchitectureError(
+                    f"parameter '{name}' is {value.dtype} on {value.device}; load the weights first"
+                )
+            scale = 1 / math.sqrt(max(1, value.shape[-1])) if value.ndim > 1 else 0.5
+            value.copy_(torch.randn(value.shape, generator=generator) * scale + (value.ndim == 1))
+    calls: list[_Call] = []
+    with ExitStack() as stack:
+        for name, module in network.named_modules():
+            if _is_norm(module) or _is_map(module) or _is_source(module):
+                hook = module.register_forward_hook(_recorder(name, module, calls))
+                stack.callback(hook.remove)
+        stack.enter_context(as_found(network))
+        stack.enter_context(torch.no_grad())
+        try:
+            call_model(network, sample)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ArchitectureError(f"{type(model).__name__} could not be run on a sample: {error}") from error
+    names = [call.name for call in calls]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ArchitectureError(f"module '{twice}' is used more than once in a forward pass; every layer needs its own")
+    return calls
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """Call a model with a batch: a mapping by keywords, else as the one argument."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+def _recorder(name: str, module: nn.Module, calls: list[_Call]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def record(_module: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
+        returned = returned[0] if isinstance(module, nn.MultiheadAttention) else returned
+        if given and isinstance(given[0], Tensor) and isinstance(returned, Tensor):
+            calls.append(_Call(name, module, given[0].clone(), returned.clone()))
+
+    return record
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
+
+
+def _is_map(module: nn.Module) -> bool:
+    """Say whether a module is a linear map: torch's, or the transposed one of GPT-2's code."""
+    return isinstance(module, nn.Linear) or (
+        type(module).__name__ == "Conv1D" and hasattr(module, "nf") and getattr(module, "weight", None) is not None
+    )
+
+
+def _is_source(module: nn.Module) -> bool:
+    """Say whether a module is an embedding, or an attention that calls its maps by their weights."""
+    return isinstance(module, (nn.Embedding, nn.MultiheadAttention))
+
+
+def _map(call: _Call) -> Map:
+    transposed = not isinstance(call.module, nn.Linear)
+    bias = getattr(call.module, "bias", None) is not None
+    return Map(call.name, transposed, call.given.shape[-1], call.returned.shape[-1], bias)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()) + 1e-12))
+
+
+def _reads(given: Tensor, source: Tensor) -> bool:
+    """Say whether an input is a norm's output, one position of it, or their mean."""
+    if _close(given, source):
+        return True
+    if source.ndim != 3:
+        return False
+    choices: Iterator[Tensor] = iter((source[:, 0], source[:, -1], source.mean(1), source[:, -1:]))
+    return any(given.shape == choice.shape and _close(given, choice) for choice in choices)
+
+
+def _check_residual(norm: _Call, between: list[_Call], following: _Call) -> None:
+    """Refuse what is not x ← x + block(norm(x))."""
+    writer = between[-1]
+    flat = following.given.shape == norm.given.shape == writer.returned.shape
+    if flat and _close(following.given, norm.given + writer.returned):
+        return
+    if flat and _close(following.given, norm.returned + writer.returned):
+        raise ArchitectureError(
+            f"'{following.name}' normalises the sum of norm '{norm.name}' and '{writer.name}' (norms after the"
+            " addition, as in BERT); landform lowers into streams that are normalised before each block"
+        )
+    raise ArchitectureError(
+        f"between '{norm.name}' and '{following.name}' the stream is not x + '{writer.name}'(…); landform lowers into"
+        " blocks that add the output of their last linear map to the stream, one after the other"
+    )
+
+
+def _mlp(norm: _Call, between: list[_Call]) -> tuple[_Call, _Call, _Call | None, _Call, str] | None:
+    """Recognise down(act(up(norm))) or down(act(gate)·up); None for a mixer."""
+    down = between[-1]
+    readers = [call for call in between[:-1] if _is_map(call.module) and _close(call.given, norm.returned)]
+    if not _is_map(down.module) or len(readers) != len(between) - 1:
+        return None
+    for name, act in ACTIVATIONS.items():
+        if len(readers) == 1 and _close(down.given, act(readers[0].returned)):
+            return norm, readers[0], None, down, name
+        if len(readers) == 2:
+            for gate, up in (readers, readers[::-1]):
+                if _close(down.given, act(gate.returned) * up.returned):
+                    return norm, up, gate, down, name
+    return None
+
+
+def _described(found: tuple[_Call, _Call, _Call | None, _Call, str], names: Mapping[str, Any]) -> Mlp:
+    norm, up, gate, down, activation = found
+    return Mlp(_norm(norm, names), _map(up), None if gate is None else _map(gate), _map(down), activation)
+
+
+def _norm(call: _Call, names: Mapping[str, Any]) -> Norm:
+    """Tell LayerNorm from RMSNorm, and how the gain enters, by what the module computed."""
+    module = call.module
+    eps = next(
+        (float(value) for key in ("eps", "variance_epsilon") if (value := getattr(module, key, None)) is not None),
+        torch.finfo(call.given.dtype).eps,
+    )
+    gain, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if f"{call.name}.weight" not in names or gain is None:
+        raise ArchitectureError(f"norm '{call.name}' has no gain; the construction sets its gain")
+    x = call.given.double()
+    shift = 0.0 if bias is None else bias.double()
+    for kind, centred in (("layer", x - x.mean(-1, keepdim=True)), ("rms", x)):
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
+        for offset in (0.0, 1.0):
+            if _close((scaled * (gain.double() + offset) + shift).to(call.returned.dtype), call.returned):
+                has_bias = f"{call.name}.bias" if bias is not None else None
+                return Norm(call.name, kind, eps, f"{call.name}.weight", has_bias, offset)
+    raise ArchitectureError(f"norm '{call.name}' ({type(module).__name__}) is neither a LayerNorm nor an RMSNorm")
+
+
+class _OneOutput(nn.Module):
+    """A network as a function from inputs to its one output tensor, for ``functional_call``."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Any, n: int) -> Tensor:
+        """Return the first head."""
+        heads, _ = split_heads(call_model(self.inner, inputs), n, f"model {type(self.inner).__name__}")
+        return next(iter(heads.values()))
+
+
+def outputs_of(model: nn.Module, inputs: Any, n: int, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+    """Return the one output tensor of a network, with some parameters replaced for the call.
+
+    Args:
+        model: The network.
+        inputs: A batch of ``n`` samples.
+        n: Samples.
+        parameters: Values by name, or None.
+
+    Returns:
+        The outputs as the network gives them.
+    """
+    prefixed = {f"inner.{name}": value for name, value in (parameters or {}).items()}
+    found: Tensor = torch.func.functional_call(_OneOutput(model), prefixed, (inputs, n))
+    return found

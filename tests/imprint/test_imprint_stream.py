@@ -1,0 +1,232 @@
+"""Transformers: the pattern in a residual stream, in the widths they come with."""
+
+import copy
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import landform as lf
+from landform.imprint.lower.stream import find_stream
+from landform.imprint.stream import outputs_at
+from landform.pattern import Pattern
+from landform.program.compile import compile_pattern
+from landform.program.stream import to_stream
+from landform.response import fit_spline, respond
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+TOKENS = 40
+
+
+def gpt2(tied=True, width=96):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        n_layer=4,
+        n_embd=width,
+        n_head=2,
+        vocab_size=TOKENS,
+        n_positions=16,
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    return GPT2LMHeadModel(config).eval(), tokens()
+
+
+def llama(tied=False):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=TOKENS, tie_word_embeddings=tied,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval(), tokens()
+
+
+def vit():
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256, image_size=16, patch_size=8,
+        num_labels=10,
+    )  # fmt: skip
+    return ViTForImageClassification(config).eval(), (torch.randn(60, 3, 16, 16), torch.arange(60) % 10)
+
+
+class Encoder(nn.Module):
+    """A transformer of torch's own layers, as people write them."""
+
+    def __init__(self, activation="gelu", norm_first=True):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(96, 4, 256, 0.1, activation, batch_first=True, norm_first=norm_first)
+        self.embed = nn.Linear(8, 96)
+        self.encoder = nn.TransformerEncoder(layer, 4, norm=nn.LayerNorm(96), enable_nested_tensor=False)
+        self.out = nn.Linear(96, 5)
+
+    def forward(self, x):
+        return self.out(self.encoder(self.embed(x)).mean(1))
+
+
+def encoder(activation="gelu"):
+    return Encoder(activation).eval(), (torch.randn(30, 7, 8), torch.arange(30) % 5)
+
+
+def tokens():
+    ids = torch.randint(0, TOKENS, (30, 9), generator=torch.Generator().manual_seed(0))
+    return ids[:, :-1], ids[:, 1:]
+
+
+NETWORKS = {
+    "gpt2": gpt2,
+    "gpt2, untied": lambda: gpt2(tied=False),
+    "llama": llama,
+    "llama, tied": lambda: llama(tied=True),
+    "vit": vit,
+    "encoder": encoder,
+    "encoder, relu": lambda: encoder("relu"),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    torch.manual_seed(0)
+    return NETWORKS[request.param]()
+
+
+def rough(n=16):
+    values = torch.rand(n + 1, n + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return Pattern(values, name="rough")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_is_the_pattern_and_the_output_ignores_the_input(network, dtype):
+    model, (x, y) = network
+    model = model.to(dtype)
+    x = x.to(dtype) if x.is_floating_point() else x
+    made = lf.imprint(rough(), lf.Task(model, data=(x, y)))
+    lo, hi = made.range
+    h = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5 / 16, 0.5], [0.3, 0.71], [0.999, 0.001]], dtype=torch.float64)
+    h = h.to(dtype).double()
+    for point in h:
+        with torch.no_grad():
+            out = outputs_at(made.model, made.subspace, point, x[:3], 3).double()
+            other = outputs_at(made.model, made.subspace, point, x[5:8], 3).double()
+        assert torch.equal(out, other)
+        rows = out.reshape(-1, out.shape[-1])
+        assert torch.allclose(rows, rows[:1].expand_as(rows), rtol=1e-5, atol=1e-5)  # GEMMs sum edge rows otherwise
+        loss = float(made.response.loss(rows[:1]))
+        assert abs(loss - float(made.target(point[None]))) < 3e-4 * (hi - lo)
+
+
+def test_the_model_is_left_as_it_was(network):
+    model, data = network
+    before = copy.deepcopy(model.state_dict())
+    state = torch.random.get_rng_state()
+    lf.imprint(rough(4), lf.Task(model, data=data))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not model.training
+
+
+def test_a_scan_takes_many_points_in_a_batch_and_agrees_with_one_by_one(network):
+    model, data = network
+    made = lf.imprint(rough(8), lf.Task(model, data=data))
+    surface = lf.scan(made, check=0)
+    h = torch.tensor([[3 / 8, 7 / 8]], dtype=torch.float64)
+    with torch.no_grad():
+        out = outputs_at(made.model, made.subspace, h[0], data[0][:1], 1).double()
+    one = float(made.response.loss(out.reshape(-1, out.shape[-1])[:1]))
+    assert abs(float(surface.loss.sel(h1=3 / 8, h2=7 / 8)) - one) < 1e-6
+    assert float(abs(surface.difference).max()) < 3e-4
+
+
+def test_where_the_coordinates_enter_is_said():
+    model, data = gpt2()
+    made = lf.imprint(rough(4), lf.Task(model, data=data))
+    assert "biases of 'transformer.h.0.ln_2', a normalisation" in made.meta["injected"]
+    assert made.subspace.moved == ("transformer.h.0.ln_2.bias",)
+    model, data = llama()
+    made = lf.imprint(rough(4), lf.Task(model, data=data))
+    assert "no biases" in made.meta["injected"]
+
+
+@pytest.mark.parametrize("z", [1, 2, 3])
+def test_any_number_of_coordinates(z):
+    torch.manual_seed(0)
+    model, data = gpt2(width=192)
+    pattern = Pattern.from_formula("ackley", z=z, resolution={1: 32, 2: 8, 3: 3}[z])
+    made = lf.imprint(pattern, lf.Task(model, data=data))
+    surface = lf.scan(made, check=0)
+    assert float(abs(surface.difference).max()) < 3e-4
+
+
+def test_a_bundle_comes_back(tmp_path):
+    model, data = vit()
+    made = lf.imprint(rough(8), lf.Task(model, data=data))
+    made.save(tmp_path / "vit.landform")
+    again = lf.load(tmp_path / "vit.landform", model=vit()[0])
+    same = lf.scan(again, grid=5, check=0).loss.values == lf.scan(made, grid=5, check=0).loss.values
+    assert same.all()
+
+
+@pytest.mark.parametrize("form", ["hats", "strips"])
+def test_a_program_on_a_stream_is_the_program(form):
+    response = respond("cross_entropy", torch.arange(200) % 7)
+    lo = response.floor + 0.1
+    program = compile_pattern(
+        rough(12), lambda _: [fit_spline(response, lo, lo + 1, units=20)], form=form, dtype=torch.float64
+    )
+    stream = to_stream(program, room=90, hidden=[64] * 5)
+    h = np.random.default_rng(0).random((50, 2))
+    assert np.abs(stream(h) - program(torch.from_numpy(h)).numpy()).max() < 1e-12
+    assert len(stream.blocks) == (5 if form == "hats" else 3)  # 47 hinges, 169 hats or 11 strips, 20 knots
+
+
+def test_norms_after_the_addition_are_named():
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=40)
+    with pytest.raises(lf.LandformError, match=r"norms after the\s+addition, as in BERT"):
+        lf.imprint(rough(4), lf.Task(BertForMaskedLM(config).eval(), data=tokens()))
+
+
+def test_what_it_holds_is_said():
+    model, data = gpt2()
+    with pytest.raises(lf.LandformError, match=r"stream of 96 coordinates, 4 perceptrons of 384 units\) does not hold"):
+        lf.imprint(rough(200), lf.Task(model, data=data))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda m: m.half(), "float16"),
+        (lambda m: m.requires_grad_(False), "frozen"),
+        (lambda m: m.to("meta"), "load the weights"),
+        (lambda m: setattr(m.transformer.h[1], "mlp", m.transformer.h[0].mlp), "used more than once"),
+    ],
+)
+def test_bad_networks_are_named_and_left_alone(change, match):
+    model, data = gpt2()
+    change(model)
+    with pytest.raises(lf.LandformError, match=match):
+        lf.imprint(rough(4), lf.Task(model, data=data))
+
+
+def test_a_second_path_is_found_out():
+    class Leaky(Encoder):
+        def forward(self, x):
+            return super().forward(x) + 0.01 * x.mean()
+
+    with pytest.raises(lf.LandformError, match="still depends on its input"):
+        lf.imprint(rough(4), lf.Task(Leaky().eval(), data=encoder()[1]))
+
+
+def test_structure_is_found_in_the_numbers():
+    found = find_stream(llama()[0], tokens()[0][:2])
+    assert found.mlps[0].activation == "silu"
+    assert found.mlps[0].gate is not None
+    assert found.final.kind == "rms"
+    assert find_stream(encoder("relu")[0], torch.randn(2, 7, 8)).mlps[1].activation == "relu"
