@@ -40,6 +40,14 @@ class BundleError(LandformError, OSError):
     """A bundle on disk that is missing a file, corrupted, or of an unknown version."""
 
 
+class StoreError(LandformError, OSError):
+    """A store of scan results that cannot be read or written, or that belongs to another scan."""
+
+
+class ExecutorError(LandformError, RuntimeError):
+    """Workers of a scan that cannot be reached, or that died."""
+
+
 class MissingExtraError(LandformError, ImportError):
     """An optional dependency that is not installed; the message names the install command."""
 

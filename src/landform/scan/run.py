@@ -1,0 +1,269 @@
+"""The runner: asks a sampler, cuts its rounds into tiles, has them computed and kept, and tells the answers."""
+
+import contextlib
+import math
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from landform.scan.engine.base import Sums, Terms
+from landform.scan.executor import AbstractPool
+from landform.scan.sampler.base import AbstractSampler, Estimate, Request
+from landform.scan.store import Round, ScanStore
+from landform.scan.worker import Answer, Item
+
+TILE_WORK = 4e9
+"""Multiply-adds of a tile: some tenths of a second on a core, so that scheduling costs little, and so does a crash."""
+TILE_NUMBERS = 1 << 22
+"""Numbers in the answer of a tile at most (32 MB)."""
+TILE_POINTS = 1 << 12
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What came of a run.
+
+    Attributes:
+        estimate: What is known.
+        complete: Whether the sampler was satisfied; False after Ctrl-C.
+        rounds: Rounds that were told.
+        computed: Sample evaluations computed in this run.
+        reused: Sample evaluations found in the store.
+        seconds: Time that it took.
+    """
+
+    estimate: Estimate
+    complete: bool
+    rounds: int
+    computed: int
+    reused: int
+    seconds: float
+
+
+class Tiling(Protocol):
+    """How a round is cut; it must depend on the round alone, never on workers or clocks."""
+
+    def __call__(self, request: Request, quantities: int, /) -> int:
+        """Return points a tile."""
+        ...
+
+
+def tiling(work: float, *, least: int = 1) -> Tiling:
+    """Cut rounds into tiles of about equal work.
+
+    The size is a power of two that follows from the round and from counted work alone. A measured time would be nearer
+    to the wish, but then a scan's last digits (sums of products depend on the shapes of matrices) would depend on how
+    busy the machine was.
+
+    Args:
+        work: Multiply-adds of one sample at one point.
+        least: Points a tile at least, where an engine shares work between points.
+
+    Returns:
+        The rule.
+
+    Example:
+        >>> request = Request(torch.zeros(1000, 2), 0, 10_000, per_sample=False)
+        >>> tiling(5e5)(request, 1)  # 5·10⁹ a point
+        1
+        >>> tiling(5e3)(request, 1)  # 5·10⁷ a point: 64 of them are 3.2·10⁹
+        64
+    """
+
+    def points(request: Request, quantities: int, /) -> int:
+        samples = max(1, request.stop - request.start)
+        fit = max(least, TILE_WORK / max(1.0, work * samples))
+        numbers = quantities * (samples if request.per_sample else 1)
+        most = min(TILE_POINTS, TILE_NUMBERS // numbers, fit)
+        return 1 << int(math.log2(max(1, most)))
+
+    return points
+
+
+def run(
+    sampler: AbstractSampler,
+    pool: AbstractPool,
+    quantities: int,
+    *,
+    tile: Tiling,
+    h: Float64[Tensor, "points z"],
+    n: int,
+    store: ScanStore | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Run a sampler until it is satisfied, or until Ctrl-C.
+
+    Args:
+        sampler: Decides what to evaluate.
+        pool: Where it is computed.
+        quantities: How many there are.
+        tile: How rounds are cut (`tiling`).
+        h: The points of the scan, in the order of the estimate; with them, what an interrupted round had got to is
+            not lost where it used all samples.
+        n: Number of samples.
+        store: Where answers are kept as they come, and looked up first.
+        progress: Show a bar on stderr: points, samples, uncertainty, time left. None: on a terminal, when it takes
+            longer than a second.
+
+    Returns:
+        The estimate, and whether it is complete.
+
+    Raises:
+        StoreError: The store cannot be read or written, or answers other questions.
+        ExecutorError: Workers were lost.
+        KeyboardInterrupt: Ctrl-C before anything was measured.
+    """
+    begin = time.perf_counter()
+    count = _Count()
+    partial: _Partial | None = None
+    with _Bar(sampler, progress) as bar:
+        try:
+            while (request := sampler.ask()) is not None:
+                size = tile(request, quantities)
+                kept = None if store is None else store.round(count.rounds, request, quantities, size)
+                partial = _Partial(request, kept.tile if kept is not None else size)
+                with contextlib.closing(_answers(partial, pool, kept, count)) as answers:
+                    for answer, fresh in answers:
+                        partial.put(answer)
+                        bar.advance(partial.items[answer.number], fresh=fresh)
+                sampler.tell(request, partial.found())
+                count.rounds += 1
+                partial = None
+                bar.told()
+        except KeyboardInterrupt:
+            estimate = sampler.estimate() if partial is None else _overlay(sampler.estimate(), partial, h, n)
+            if not bool((estimate.samples > 0).any()):
+                raise
+            return Run(estimate, False, count.rounds, count.computed, count.reused, time.perf_counter() - begin)
+    return Run(sampler.estimate(), True, count.rounds, count.computed, count.reused, time.perf_counter() - begin)
+
+
+@dataclass
+class _Count:
+    rounds: int = 0
+    computed: int = 0
+    reused: int = 0
+
+
+class _Partial:
+    """A round that fills up."""
+
+    def __init__(self, request: Request, tile: int) -> None:
+        self.request = request
+        h = np.ascontiguousarray(request.h.detach().cpu().double().numpy())
+        parts = range(0, len(h), tile)
+        self.items = [
+            Item(number, h[start : start + tile], request.start, request.stop, request.per_sample)
+            for number, start in enumerate(parts)
+        ]
+        self._tile = tile
+        self._num: Tensor | None = None
+        self._den: Tensor | None = None
+        self.there = torch.zeros(len(h), dtype=torch.bool)
+
+    def put(self, answer: Answer) -> None:
+        num = torch.from_numpy(answer.num)
+        if self._num is None:
+            self._num = torch.full((len(self.there), *num.shape[1:]), torch.nan, dtype=torch.float64)
+            self._den = torch.from_numpy(answer.den)
+        start = answer.number * self._tile
+        self._num[start : start + len(num)] = num
+        self.there[start : start + len(num)] = True
+
+    def found(self) -> Terms | Sums:
+        assert self._num is not None
+        assert self._den is not None
+        assert bool(self.there.all()), "a pool gave fewer answers than it was asked for"
+        return (Terms if self.request.per_sample else Sums)(self._num, self._den)
+
+    def full_values(self) -> tuple[Float64[Tensor, "points quantities"], Bool[Tensor, " points"]] | None:
+        """Return the quantities at the points that there are, or None if there is nothing."""
+        if self._num is None or self._den is None:
+            return None
+        if self.request.per_sample:
+            return self._num.sum(-1) / self._den.sum(-1), self.there
+        return self._num / self._den, self.there
+
+
+def _answers(
+    partial: _Partial, pool: AbstractPool, kept: Round | None, count: _Count
+) -> Generator[tuple[Answer, bool]]:
+    """Yield the answers of a round, those of the store first; and whether each was computed now."""
+    samples = partial.request.stop - partial.request.start
+    missing = {item.number: item for item in partial.items}
+    for number in kept.done() if kept is not None else ():
+        assert kept is not None
+        if (stored := kept.read(number)) is not None:
+            count.reused += samples * len(missing.pop(number).h)
+            yield stored, False
+    with contextlib.closing(pool.compute(missing.values())) as computed:
+        for answer in computed:
+            if kept is not None:
+                kept.write(answer)
+            count.computed += samples * len(answer.num)
+            yield answer, True
+
+
+def _overlay(estimate: Estimate, partial: _Partial, h: Float64[Tensor, "points z"], n: int) -> Estimate:
+    """Add what an interrupted round had got to, where that used all samples."""
+    request, values = partial.request, partial.full_values()
+    if values is None or (request.start, request.stop) != (0, n):
+        return estimate
+    places: dict[bytes, list[int]] = {}
+    for index, row in enumerate(h.double().numpy()):
+        places.setdefault(row.tobytes(), []).append(index)
+    value, stderr, samples = estimate.value.clone(), estimate.stderr.clone(), estimate.samples.clone()
+    for row in partial.there.nonzero().reshape(-1).tolist():
+        for index in places.get(request.h[row].double().numpy().tobytes(), ()):
+            if samples[index] < n:
+                value[index], stderr[index], samples[index] = values[0][row], 0.0, n
+    return Estimate(value, stderr, samples, estimate.critical, estimate.level, estimate.notes)
+
+
+class _Bar:
+    """The bar on stderr: sample evaluations done of those expected, points, half-width of the widest interval."""
+
+    def __init__(self, sampler: AbstractSampler, progress: bool | None) -> None:
+        from tqdm.auto import tqdm
+
+        self._sampler = sampler
+        self._points = 0
+        self._width = ""
+        quiet = {None: None, True: False, False: True}[progress]  # to tqdm, None means: not on a terminal
+        self._bar = tqdm(
+            total=sampler.expected or None,
+            desc="scan",
+            unit="sample",
+            unit_scale=True,
+            disable=quiet,
+            delay=0 if progress else 1,
+            leave=False,
+        )
+
+    def advance(self, item: Item, *, fresh: bool) -> None:
+        if self._bar.disable:
+            return
+        cost = len(item.h) * (item.stop - item.start)
+        self._points += len(item.h)
+        if not fresh:
+            self._bar.initial += cost  # not of this run's speed
+        self._bar.set_postfix_str(f"{self._points} points{self._width}", refresh=False)
+        self._bar.update(cost)
+
+    def told(self) -> None:
+        if not self._bar.disable:
+            self._bar.total = max(self._sampler.expected, self._bar.n) or None
+            half = self._sampler.uncertainty
+            self._width = "" if math.isnan(half) else f", ±{100 * half:.2g} % of the range"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

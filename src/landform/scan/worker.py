@@ -1,0 +1,166 @@
+"""What happens where the work is done: an engine is built from a payload once, and items are computed with it."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from landform.scan.engine.base import AbstractEngine
+
+Factory = Callable[[], AbstractEngine]
+"""Builds an engine; called once in every process or thread that computes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """An engine's recipe as bytes, so that it can travel: model, data and subspace, pickled by value where needed.
+
+    Attributes:
+        key: SHA-256 of the bytes, by which a worker knows what it has already.
+        data: What `cloudpickle` made of the factory.
+    """
+
+    key: str
+    data: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, factory: Factory) -> "Payload":
+        """Pickle a factory.
+
+        Args:
+            factory: A function of nothing that builds an engine.
+
+        Returns:
+            The payload.
+
+        Raises:
+            TypeError: From pickle, if something in it (an open file, a lock, a running iterator) cannot travel.
+        """
+        import cloudpickle
+
+        data = cloudpickle.dumps(factory)
+        return cls(hashlib.sha256(data).hexdigest(), data)
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A tile of a round: the unit that is computed, stored and, after a crash, computed again.
+
+    Arrays are NumPy's: PyTorch would send tensors through shared memory, whose handles do not outlive the sender.
+
+    Attributes:
+        number: Which tile of its round.
+        h: Points, shape ``[points, z]``, float64.
+        start: First sample, in the engine's order.
+        stop: One past the last.
+        per_sample: Whether terms are wanted, or sums.
+    """
+
+    number: int
+    h: "np.ndarray[Any, np.dtype[np.float64]]"
+    start: int
+    stop: int
+    per_sample: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What an item gave.
+
+    Attributes:
+        number: That of the item.
+        num: Numerators, ``[points, quantities]`` or ``[points, quantities, samples]``.
+        den: Denominators, without the points.
+    """
+
+    number: int
+    num: "np.ndarray[Any, np.dtype[np.float64]]"
+    den: "np.ndarray[Any, np.dtype[np.float64]]"
+
+
+def answer(engine: AbstractEngine, item: Item) -> Answer:
+    """Compute an item.
+
+    Args:
+        engine: What computes.
+        item: What is wanted.
+
+    Returns:
+        The answer, in float64.
+    """
+    h = torch.from_numpy(item.h)
+    if item.per_sample:
+        terms = engine.terms(h, item.start, item.stop)
+        return Answer(item.number, terms.num.numpy(), terms.den.numpy())
+    sums = engine.sums(h, item.start, item.stop)
+    return Answer(item.number, sums.num.numpy(), sums.den.numpy())
+
+
+class _Engines(threading.local):
+    """The engine of this thread: an engine holds caches and a model of its own, so threads do not share one."""
+
+    def __init__(self) -> None:
+        self.key = ""
+        self.engine: AbstractEngine | None = None
+
+
+_engines = _Engines()
+_payloads: dict[str, bytes] = {}
+"""Payloads kept for every thread of this process that may come to need them."""
+
+
+def keep(payload: Payload) -> None:
+    """Keep a payload in this process until `forget`."""
+    _payloads[payload.key] = payload.data
+
+
+def forget(key: str) -> None:
+    """Let go of a payload and of this thread's engine made from it."""
+    _payloads.pop(key, None)
+    if _engines.key == key:
+        _engines.key, _engines.engine = "", None
+
+
+def compute(key: str, data: bytes | None, item: Item) -> Answer | None:
+    """Compute an item in a worker, building the engine at the first one.
+
+    Args:
+        key: Of the payload.
+        data: The payload's bytes; None where this process is believed to have it already.
+        item: What is wanted.
+
+    Returns:
+        The answer; None if this thread has no such engine and no payload to build it from, so that the caller sends
+        the item again with it.
+    """
+    if _engines.key != key or _engines.engine is None:
+        recipe = data if data is not None else _payloads.get(key)
+        if recipe is None:
+            return None
+        import cloudpickle
+
+        _engines.engine = None  # the old one's memory, before the new one takes its own
+        _engines.key, _engines.engine = key, cloudpickle.loads(recipe)()
+    engine = _engines.engine
+    assert engine is not None
+    return answer(engine, item)
+
+
+def pin_device(index: int) -> None:
+    """Show this process one CUDA device only, by the worker's number, unless the user chose devices already.
+
+    Effective before CUDA starts in the process, so a worker calls it before it loads a model.
+
+    Args:
+        index: Number of the worker on its machine.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return
+    count = torch.cuda.device_count()
+    if count > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(index % count)
