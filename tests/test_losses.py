@@ -90,6 +90,13 @@ def test_integer_weights_repeat_samples(case):
     torch.testing.assert_close(got, reference(module, given[repeated], targets[repeated]), rtol=1e-12, atol=0)
 
 
+def tokens():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(5, (7, 6), generator=generator)
+    targets[torch.rand(7, 6, generator=generator) < 0.4] = -100
+    return torch.randn(7, 6, 5, generator=generator), targets
+
+
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_names_are_the_modules_defaults(name):
     modules = {
@@ -102,7 +109,13 @@ def test_names_are_the_modules_defaults(name):
         "multi_margin": nn.MultiMarginLoss,
         "poisson_nll": nn.PoissonNLLLoss,
     }
-    if name == "gaussian_nll":
+    if name in ("token_cross_entropy", "causal_lm"):
+        given, targets = tokens()
+        got = batched(name, given, targets, (3, 4))
+        shift = int(name == "causal_lm")
+        rows, labels = given[:, : given.shape[1] - shift].flatten(0, 1).double(), targets[:, shift:].flatten()
+        wanted = F.cross_entropy(rows, labels)  # the mean over all tokens that count
+    elif name == "gaussian_nll":
         mean, log_variance = outputs(3), outputs(3, seed=5)
         got = batched(name, torch.cat([mean, log_variance], 1), VALUES, (9, 14))
         wanted = (0.5 * (log_variance + (mean - VALUES) ** 2 / log_variance.exp())).mean()

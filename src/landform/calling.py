@@ -1,9 +1,11 @@
 """Calling a model without leaving a trace: modes, random state, parameters by name, heads of the output."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -16,9 +18,82 @@ Model = nn.Module | Callable[[Tensor], Any]
 """What a user may call a model: a module, or any function from a batch of inputs to outputs."""
 
 
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What `torch.compile`, FSDP and activation checkpointing put into the names of parameters, at any depth."""
+
+
+def unwrap(model: Model) -> Model:
+    """Take off the wrapper of `torch.compile`, DataParallel or DistributedDataParallel.
+
+    Args:
+        model: A model.
+
+    Returns:
+        The module inside, which shares its parameters; anything else as it is.
+
+    Example:
+        >>> inner = nn.Linear(2, 2)
+        >>> unwrap(torch.compile(inner, backend="eager")) is inner
+        True
+    """
+    while isinstance(model, nn.Module):
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    return model
+
+
+def plain_name(name: str) -> str:
+    """Take out of a parameter's name what wrappers put into it.
+
+    Args:
+        name: A name, as in a state dict.
+
+    Returns:
+        The name in the model inside ``torch.compile`` (``_orig_mod.``), FSDP, and DDP (``module.`` in front).
+
+    Example:
+        >>> plain_name("module._orig_mod.layers.0.weight")
+        'layers.0.weight'
+    """
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    while len(parts) > 1 and parts[0] == "module":
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+@contextlib.contextmanager
+def random_as_found(devices: Sequence[int] = ()) -> Iterator[None]:
+    """Put the global random states of PyTorch, NumPy and Python back afterwards.
+
+    Args:
+        devices: Numbers of CUDA devices whose states are put back too.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with random_as_found():
+        ...     inside = torch.rand(1), random.random()
+        >>> (torch.rand(1), random.random()) == inside
+        True
+    """
+    python = random.getstate()
+    legacy = np.random.get_state()  # noqa: NPY002  the global state is what augmentations draw from
+    with torch.random.fork_rng(devices=list(devices)):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
 @contextlib.contextmanager
 def as_found(model: Model) -> Iterator[None]:
-    """Give evaluation mode and a copy of PyTorch's random state inside; everything as before afterwards.
+    """Give evaluation mode and copies of the random states inside; everything as before afterwards.
 
     The flag is set on each submodule by itself: ``eval()`` may be overridden to do more than can be undone.
 
@@ -40,7 +115,7 @@ def as_found(model: Model) -> Iterator[None]:
     modes = [module.training for module in modules]
     values = (value for value in (model.parameters() if isinstance(model, nn.Module) else ()))
     devices = sorted({value.device.index or 0 for value in values if value.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
+    with random_as_found(devices):
         try:
             for module in modules:
                 module.training = False
@@ -77,26 +152,72 @@ def state_at(model: Model, parameters: Mapping[str, Tensor] | None, dtype: torch
         if parameters:
             raise InputError(f"parameters given for the function {model!r}; only a torch.nn.Module has any")
         return {}
+    own, alias = own_state(model)
+    state = own | given_state(own, alias, parameters or {})
+    if dtype is not None:
+        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    return state
+
+
+def own_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Collect a model's parameters and copies of its buffers, each tied tensor once, and all their names.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Tensors by their first name, and the first name by every name.
+
+    Raises:
+        ArchitectureError: A parameter without values.
+    """
     own = dict(model.named_parameters()) | {name: value.detach().clone() for name, value in model.named_buffers()}
     first = {id(value): name for name, value in [*model.named_buffers(), *model.named_parameters()]}
     everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    alias = {name: first[id(value)] for name, value in everything}
     for name, value in own.items():
         _need_values(name, value)
+    return own, {name: first[id(value)] for name, value in everything}
+
+
+def given_state(
+    own: Mapping[str, Tensor], alias: Mapping[str, str], parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Bring values by any name to the first name of each tensor, and check them.
+
+    Args:
+        own: The model's own, as of `own_state`.
+        alias: First names by every name.
+        parameters: Values by name.
+
+    Returns:
+        Values by first name.
+
+    Raises:
+        InputError: A value of another shape, tied names with different values.
+        UnknownNameError: A name that the model does not have, with the nearest.
+    """
     given: dict[str, Tensor] = {}
-    for name, value in (parameters or {}).items():
-        if name not in alias:
-            raise unknown_name("parameter", name, alias)
-        place = alias[name]
+    for name, value in parameters.items():
+        place = _place(name, alias)
         if value.shape != own[place].shape:
             raise InputError(f"parameter {name} has shape {list(value.shape)}; the model's is {list(own[place].shape)}")
         if place in given and given[place] is not value and not torch.equal(given[place], value):
             raise InputError(f"parameter {name} is tied to {place}, but the two were given different values")
         given[place] = value
-    state = own | given
-    if dtype is not None:
-        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-    return state
+    return given
+
+
+def _place(name: str, alias: Mapping[str, str]) -> str:
+    """Find a parameter under its name, or under the one it has without (or inside) a wrapper."""
+    if name in alias:
+        return alias[name]
+    plain = plain_name(name)
+    if plain in alias:
+        return alias[plain]
+    for own, place in alias.items():
+        if plain_name(own) == plain:
+            return place
+    raise unknown_name("parameter", name, alias)
 
 
 def split_heads(found: object, n: int, who: str) -> tuple[dict[str, Tensor], bool]:
@@ -118,6 +239,9 @@ def split_heads(found: object, n: int, who: str) -> tuple[dict[str, Tensor], boo
     single = isinstance(found, Tensor) or isinstance(logits, Tensor)
     if single:
         heads = {"output": found if isinstance(found, Tensor) else logits}
+    elif isinstance(found, Mapping) and hasattr(found, "to_tuple"):
+        # A Hugging Face ModelOutput also carries caches, and the model's own loss where it was given labels.
+        heads = {str(k): v for k, v in found.items() if isinstance(v, Tensor) and v.ndim and k != "loss"}
     elif isinstance(found, Mapping):
         heads = {str(name): value for name, value in found.items()}
     elif isinstance(found, tuple | list):
@@ -139,7 +263,9 @@ def split_heads(found: object, n: int, who: str) -> tuple[dict[str, Tensor], boo
     return result, single
 
 
-def explain_misfit(model: Model, state: Mapping[str, Tensor], batch: Tensor, error: Exception) -> str:
+def explain_misfit(
+    model: Model, state: Mapping[str, Tensor], batch: Tensor | Mapping[str, Tensor], error: Exception
+) -> str:
     """Explain why a model could not take a batch, as far as dtypes and its first layer tell.
 
     Args:
@@ -151,6 +277,9 @@ def explain_misfit(model: Model, state: Mapping[str, Tensor], batch: Tensor, err
     Returns:
         The message of an error.
     """
+    if not isinstance(batch, Tensor):
+        shapes = ", ".join(f"{key} {list(value.shape)} ({value.dtype})" for key, value in batch.items())
+        return f"model {type(model).__name__} cannot take inputs {shapes}: {error}"
     text = f"model {type(model).__name__} cannot take inputs of shape {list(batch.shape)} ({batch.dtype}): {error}"
     dtypes = {str(value.dtype) for value in state.values() if value.is_floating_point()}
     if len(dtypes) > 1:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64, Shaped
@@ -30,6 +31,9 @@ class Data:
             classes: a regression). Pass it where the highest class is absent or the targets are soft labels.
         label_names: One name a class, or None.
         weights: One non-negative weight a sample, rescaled to sum to n; None means 1 each.
+        extras: Further tensors that a model takes beside ``inputs``, one row a sample, by the name of the argument
+            (``{"attention_mask": …}``); the model is then called with all of them by name.
+        keys: What a mapping calls ``inputs`` and ``targets``, e.g. ``("input_ids", "labels")``; needed with extras.
 
     Raises:
         DataError: No samples, different lengths, a NaN or infinity, a label outside ``0 … classes-1`` (−100, "no
@@ -48,6 +52,8 @@ class Data:
     classes: int | None = None
     label_names: tuple[str, ...] | None = None
     weights: Float64[Tensor, " n"] | None = None
+    extras: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    keys: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Check everything, and bring labels and weights to their one dtype."""
@@ -68,13 +74,15 @@ class Data:
             object.__setattr__(self, "label_names", tuple(str(label) for label in self.label_names))
         if self.weights is not None:
             object.__setattr__(self, "weights", _weights(self.weights, len(inputs), self.name))
+        object.__setattr__(self, "extras", _extras(self.extras, len(inputs), self.keys, self.name))
 
     def __repr__(self) -> str:
         """Show the shapes, never the values."""
         kind = f"{self.classes} classes" if self.classes is not None else "no classes"
         weighted = ", weighted" if self.weights is not None else ""
+        extras = "".join(f"{key} {_describe(value)}, " for key, value in self.extras.items())
         return (
-            f"Data({self.name!r}, {self.split!r}, inputs {_describe(self.inputs)}, "
+            f"Data({self.name!r}, {self.split!r}, inputs {_describe(self.inputs)}, {extras}"
             f"targets {_describe(self.targets)}, {kind}{weighted})"
         )
 
@@ -89,7 +97,7 @@ class Data:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 over dtypes, shapes and bytes of inputs, targets and (where set) weights; 64 hex digits.
+        """SHA-256 over dtypes, shapes and bytes of inputs, targets and (where set) weights and extras; 64 hex digits.
 
         Names and the split do not enter, the order of the samples does. Computed once, so the tensors must not
         change. The same on every machine.
@@ -97,7 +105,45 @@ class Data:
         parts = [("inputs", self.inputs), ("targets", self.targets)]
         if self.weights is not None:
             parts.append(("weights", self.weights))
+        parts += [(f"extra {key}", self.extras[key]) for key in sorted(self.extras)]
         return hash_tensors(parts)
+
+    def take(self, index: slice | Int64[Tensor, " m"]) -> tuple[Tensor | dict[str, Tensor], Tensor]:
+        """Take samples as a model wants them: a tensor, or a dict of all arguments where there are extras.
+
+        Args:
+            index: A slice (which copies nothing), or sample numbers.
+
+        Returns:
+            Inputs and targets.
+
+        Example:
+            >>> mask = {"attention_mask": torch.ones(4, 2)}
+            >>> data = Data(torch.zeros(4, 2), torch.arange(4), extras=mask, keys=("input_ids", "labels"))
+            >>> list(data.take(slice(0, 2))[0])
+            ['input_ids', 'attention_mask']
+        """
+        if not isinstance(index, slice):
+            index = index.to(self.inputs.device)
+        if not self.extras:
+            return self.inputs[index], self.targets[index]
+        assert self.keys is not None
+        several = {self.keys[0]: self.inputs[index]} | {key: value[index] for key, value in self.extras.items()}
+        return several, self.targets[index]
+
+    def raw(self, index: slice | Int64[Tensor, " m"]) -> Any:
+        """Take samples as a loader gives them: ``(inputs, targets)``, or a dict of everything where keys are named.
+
+        Args:
+            index: As in `take`.
+
+        Returns:
+            What a training step gets as its batch.
+        """
+        inputs, targets = self.take(index)
+        if self.keys is None:
+            return inputs, targets
+        return (inputs if isinstance(inputs, dict) else {self.keys[0]: inputs}) | {self.keys[1]: targets}
 
     @functools.cached_property
     def label_counts(self) -> Float64[Tensor, " classes"]:
@@ -166,6 +212,7 @@ class Data:
             targets=self.targets[chosen],
             split=self.split if split is None else split,
             weights=None if self.weights is None else self.weights[chosen],
+            extras={key: value[chosen] for key, value in self.extras.items()},
         )
 
     def reweight(self, label_weights: Mapping[int, float] | Shaped[Tensor, " classes"]) -> "Data":
@@ -309,6 +356,19 @@ def _classes(targets: Tensor, given: int | None, labels: Sequence[str] | None, n
         beyond = int((targets >= classes).sum())
         raise DataError(f"{name}: {beyond} labels reach beyond {classes} classes, the largest is {top}")
     return classes
+
+
+def _extras(given: Mapping[str, Tensor], n: int, keys: tuple[str, str] | None, name: str) -> dict[str, Tensor]:
+    if given and (keys is None or set(keys) & set(given)):
+        raise DataError(
+            f"{name}: extras {', '.join(given)} with keys={keys!r}; say how the model calls its inputs and targets, "
+            "e.g. keys=('input_ids', 'labels')"
+        )
+    found = {str(key): _plain(value, str(key), name) for key, value in given.items()}
+    for key, value in found.items():
+        if len(value) != n:
+            raise DataError(f"{name}: {n} inputs but {len(value)} rows of {key}; give one for each input")
+    return found
 
 
 def _weights(given: Tensor, n: int, name: str) -> Float64[Tensor, " n"]:

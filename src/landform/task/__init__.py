@@ -1,0 +1,8 @@
+"""`Task`: a model, a loss and a data set, which is what a loss surface is a surface of."""
+
+from landform.calling import Model, model_hash
+from landform.task.batch import Batch
+from landform.task.probe import outputs_probe
+from landform.task.task import DEFAULT_BATCH, Task
+
+__all__ = ["DEFAULT_BATCH", "Batch", "Model", "Task", "model_hash", "outputs_probe"]
