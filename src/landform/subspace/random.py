@@ -1,22 +1,22 @@
 """`random_plane`: random directions through a model, scaled to its weights."""
 
-import hashlib
-import math
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor, nn
 
 from landform.errors import InputError, unknown_name
-from landform.subspace.filters import Filters, filters_of
-from landform.subspace.orthogonal import orthonormal
+from landform.subspace.filters import filters_of
+from landform.subspace.seeded import Part, Recipe, SeededDirection, direction_dtype, recipe
 from landform.subspace.select import Patterns, module_of, plain_names, select
 from landform.subspace.subspace import Subspace
 from landform.task import Task
 
 Norm = Literal["filter", "layer", "model", "none"]
 """How a random direction is scaled: to each filter, each parameter tensor, all of them together, or not at all."""
+
+LARGE = 1 << 30
+"""Bytes of directions above which they are made from the seed on demand rather than kept."""
 
 
 def random_plane(
@@ -28,6 +28,8 @@ def random_plane(
     include: Patterns | None = None,
     exclude: Patterns | None = None,
     biases: bool = False,
+    adapters: bool = False,
+    seeded: bool | None = None,
 ) -> Subspace:
     """Return the space through a model along Gaussian directions, orthogonal and scaled to its weights.
 
@@ -47,19 +49,24 @@ def random_plane(
 
     Args:
         subject: A model, or a task of one. It is left as found; the origin is a copy of its parameters (tied ones
-            once), so that training on does not move the plane.
+            once), so that training on does not move the plane (but see ``seeded``).
         z: Number of directions; 2 for a plane.
-        seed: What is drawn depends on the seed, the number of the direction and the parameter's place in the model
-            alone: the global random state is neither used nor changed, and ``include`` and the device do not matter.
+        seed: What is drawn depends on the seed, the number of the direction and the parameter's shape and place in the
+            model alone: the global random state is neither used nor changed; ``include`` and the device do not matter.
         norm: The blocks to scale; "filter" by default, as plots in the literature have it.
         include: Patterns over parameter names, e.g. ``"layer1.*"``; None for all.
         exclude: Patterns of what to leave out; they win over ``include``.
         biases: Also move biases and parameters of normalisation layers (every parameter with one dimension). Off by
             default, as in the paper: small changes of them can dominate a plot. Buffers never move.
+        adapters: Move adapters (LoRA and the like) alone, see `landform.subspace.select.select`.
+        seeded: Do not keep the directions, but make them from the seed, a tensor at a time, whenever they are needed:
+            the same numbers, bit for bit, in no memory to speak of, and slower. The origin then *is* the model's
+            parameters, not a copy: do not train on while the plane is in use. None: where directions would take more
+            than 1 GiB.
 
     Returns:
-        The subspace; h = 0 is the model, and [−1, 1] the usual range. Directions hold only what they move, in the
-        parameter's dtype, half-precision ones in float32.
+        The subspace; h = 0 is the model, and [−1, 1] the usual range, its ``ranges``. Directions hold only what they
+        move, in the parameter's dtype, half-precision ones in float32. ``meta`` has kind, seed, norm and what moves.
 
     Raises:
         InputError: A direction would be zero, there are more directions than numbers to move, a weight is not finite,
@@ -68,7 +75,8 @@ def random_plane(
         ArchitectureError: Parameters without values.
 
     Cost:
-        Memory for z + 1 copies of the parameters; with "model" and "none" 2z float64 copies on the way.
+        Memory for z + 1 copies of the parameters and some tiles of 32,768 numbers. Seeded: for one number a filter;
+        each use of a tensor draws it again, some 30 ns a number and direction.
 
     References:
         Filter normalisation: Li, Xu, Taylor, Studer, Goldstein, arXiv 1712.09913, section 4. The paper does not make
@@ -90,69 +98,61 @@ def random_plane(
     if norm not in get_args(Norm):
         raise unknown_name("norm", str(norm), get_args(Norm))
     model = module_of(subject)
-    names = select(model, include=include, exclude=exclude, biases=biases)
-    origin = {name: value.detach().clone() for name, value in model.named_parameters()}
+    names = select(model, include=include, exclude=exclude, biases=biases, adapters=adapters)
+    origin = {name: value.detach() for name, value in model.named_parameters()}
     for name in names:
-        if not bool(torch.isfinite(origin[name]).all()):
+        if not bool(torch.isfinite(torch.stack(torch.aminmax(origin[name]))).all()):  # NaN wins; no copy
             raise InputError(f"parameter {name} has values that are not finite, so there is no surface around it")
     room = sum(origin[name].numel() for name in names)
     if room < z:
         raise InputError(f"more directions than parameters: z = {z}, but only {room} numbers move; take a smaller z")
+    how = recipe(seed, z, norm, _parts(model, names, origin, z, norm), origin)
+    _refuse_zero(how, origin, names)
+    if seeded is None:
+        seeded = sum(z * origin[name].numel() * direction_dtype(origin[name]).itemsize for name in names) > LARGE
+    meta = {"kind": "random", "seed": seed, "norm": norm, "moves": list(names), "biases": biases}
+    ranges = ((-1.0, 1.0),) * z
+    if seeded:
+        return Subspace(origin, tuple(SeededDirection(how, i) for i in range(z)), meta | {"seeded": True}, ranges)
+    return Subspace({name: value.clone() for name, value in origin.items()}, _kept(how, names), meta, ranges)
+
+
+def _parts(model: nn.Module, names: tuple[str, ...], origin: dict[str, Tensor], z: int, norm: str) -> dict[str, Part]:
+    """Say how each parameter takes part: filter by filter where there is room, as a block, or with all the others."""
     places = {name: place for place, name in enumerate(origin)}
     plain = plain_names(model)
     filters = {name: found for name, found in filters_of(model).items() if name not in plain}
-    directions: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(z))
-    for group in [names] if norm in ("model", "none") else [(name,) for name in names]:
-        drawn = [_draw(seed, z, places[name], origin[name]) for name in group]
-        cut = filters.get(group[0]) if norm == "filter" else None
-        moves = _scaled(drawn, [origin[name] for name in group], cut if cut and cut.size >= z else None, norm)
-        for name, move in zip(group, moves, strict=True):
-            dtype = torch.promote_types(origin[name].dtype, torch.float32)
-            for direction, value in zip(directions, move.to(dtype).to(origin[name].device), strict=True):
-                if bool(value.any()):
-                    direction[name] = value
-    _refuse_zero(directions, origin, names, norm)
-    return Subspace(origin, directions)
+    parts = {}
+    for name in names:
+        value, cut = origin[name], filters.get(name)
+        block: tuple[str, ...] | None = names if norm in ("model", "none") else (name,)
+        if norm == "filter" and cut is not None and cut.size >= z:
+            block = None
+        parts[name] = Part(places[name], tuple(value.shape), direction_dtype(value), value.device, cut, block)
+    return parts
 
 
-def _draw(seed: int, z: int, place: int, like: Tensor) -> Float64[Tensor, "z ..."]:
-    """Draw z directions of one parameter, each from a generator of its own."""
-    drawn = torch.empty((z, *like.shape), dtype=torch.float64)
-    for number, out in enumerate(drawn):
-        key = hashlib.sha256(f"{seed}/{number}/{place}".encode()).digest()
-        out.normal_(generator=torch.Generator().manual_seed(int.from_bytes(key[:8], "big")))
-    return drawn
+def _kept(how: Recipe, names: tuple[str, ...]) -> tuple[dict[str, Tensor], ...]:
+    directions: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(how.z))
+    for name in names:
+        for number, (direction, value) in enumerate(zip(directions, how.make(name, how.z), strict=True)):
+            if how.moves(name, number):
+                direction[name] = value
+    return directions
 
 
-def _scaled(drawn: list[Tensor], origin: list[Tensor], cut: Filters | None, norm: Norm) -> list[Tensor]:
-    """Make the draws of a group orthogonal, block by block, and scale them."""
-    weights = [value.cpu().double() for value in origin]
-    if cut is not None:
-        raw, lengths = torch.stack([cut.rows(each) for each in drawn[0]]), cut.rows(weights[0]).norm(dim=-1)
-    else:
-        raw = torch.cat([value.flatten(1) for value in drawn], dim=1)[:, None]
-        lengths = raw.norm(dim=-1) if norm == "none" else torch.cat([value.flatten() for value in weights]).norm()[None]
-    moves = orthonormal(raw) * lengths[..., None]
-    if cut is not None:
-        return [torch.stack([cut.weight(rows) for rows in moves])]
-    parts = moves.squeeze(1).split([value.numel() for value in weights], dim=1)
-    return [part.reshape(value.shape) for part, value in zip(parts, drawn, strict=True)]
-
-
-def _refuse_zero(
-    directions: tuple[dict[str, Tensor], ...], origin: dict[str, Tensor], names: tuple[str, ...], norm: Norm
-) -> None:
-    for number, direction in enumerate(directions, start=1):
-        if direction:
+def _refuse_zero(how: Recipe, origin: dict[str, Tensor], names: tuple[str, ...]) -> None:
+    for number in range(how.z):
+        if any(how.moves(name, number) for name in names):
             continue
         alive = [name for name in names if bool(origin[name].any())]
         if not alive:
             raise InputError(
-                f"direction {number} is zero: norm='{norm}' scales it to the weights, and all that move are zero; pass"
-                " norm='none'"
+                f"direction {number + 1} is zero: norm='{how.norm}' scales it to the weights, and all that move are"
+                " zero; pass norm='none'"
             )
-        most = max(math.prod(origin[name].shape) for name in alive)
+        most = max(origin[name].numel() for name in alive)
         raise InputError(
-            f"direction {number} is zero: no parameter that moves has room for more than {most} directions orthogonal"
-            f" in each block; take z ≤ {most}, move more parameters, or pass norm='model'"
+            f"direction {number + 1} is zero: no parameter that moves has room for more than {most} directions"
+            f" orthogonal in each block; take z ≤ {most}, move more parameters, or pass norm='model'"
         )

@@ -13,6 +13,9 @@ from landform.task import Task
 Patterns = str | Sequence[str]
 """One shell-style pattern over parameter names (``"layer1.*"``), or several."""
 
+ADAPTERS = ("lora_", "adapter", "ia3_", "vera_", "prompt_encoder", "prefix_")
+"""How parts of the names of adapters begin, as libraries for fine-tuning name them; case does not matter."""
+
 _NORMALISERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -58,7 +61,12 @@ def plain_names(model: nn.Module) -> set[str]:
 
 
 def select(
-    model: nn.Module, *, include: Patterns | None = None, exclude: Patterns | None = None, biases: bool = False
+    model: nn.Module,
+    *,
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
+    biases: bool = False,
+    adapters: bool = False,
 ) -> tuple[str, ...]:
     """Choose the parameters that directions move.
 
@@ -68,13 +76,15 @@ def select(
             its names.
         exclude: Patterns of what to leave out; they win over ``include``.
         biases: Also those of `plain_names`.
+        adapters: Only adapters: parameters with a part of their name that begins as `ADAPTERS` do (``lora_A``, …); in a
+            model without such names, those that train (``requires_grad``) where the others are frozen.
 
     Returns:
         Names in the model's order, tied parameters once, floating-point ones only.
 
     Raises:
         UnknownNameError: A pattern that matches no parameter, with the nearest name.
-        InputError: Nothing is left.
+        InputError: Nothing is left, or ``adapters`` without any adapter.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -83,8 +93,10 @@ def select(
     """
     first = {id(value): name for name, value in model.named_parameters()}
     aliases = {name: first[id(value)] for name, value in model.named_parameters(remove_duplicate=False)}
-    wanted = set(first.values()) if include is None else _matched(include, aliases, "include")
-    wanted -= set() if exclude is None else _matched(exclude, aliases, "exclude")
+    wanted = set(first.values()) if include is None else matched(include, aliases, "include")
+    wanted -= set() if exclude is None else matched(exclude, aliases, "exclude")
+    if adapters:
+        wanted &= adapter_names(model)
     plain = set() if biases else wanted & plain_names(model)
     chosen = tuple(
         n for n, p in model.named_parameters() if n in wanted - plain and p.is_floating_point() and p.numel()
@@ -95,7 +107,49 @@ def select(
     return chosen
 
 
-def _matched(patterns: Patterns, aliases: Mapping[str, str], option: str) -> set[str]:
+def adapter_names(model: nn.Module) -> set[str]:
+    """Name the parameters of adapters.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Names with a part that begins as one of `ADAPTERS`; if there is none, those that train beside frozen ones.
+
+    Raises:
+        InputError: No adapter by name, and nothing or everything trains.
+
+    Example:
+        >>> model = nn.ModuleDict({"base": nn.Linear(4, 4), "lora_A": nn.Linear(4, 1, bias=False)})
+        >>> adapter_names(model)
+        {'lora_A.weight'}
+    """
+    named = dict(model.named_parameters())
+    found = {name for name in named if any(part.lower().startswith(ADAPTERS) for part in name.split("."))}
+    if not found:
+        found = {name for name, value in named.items() if value.requires_grad}
+        if len(found) in (0, len(named)):
+            raise InputError(
+                f"adapters=True, but no parameter of {type(model).__name__} is named like an adapter"
+                f" ({', '.join(ADAPTERS)}), and {'none' if not found else 'all'} of them train; pass include=…"
+            )
+    return found
+
+
+def matched(patterns: Patterns, aliases: Mapping[str, str], option: str) -> set[str]:
+    """Return what patterns over names stand for.
+
+    Args:
+        patterns: One or several.
+        aliases: What each name stands for: itself, or the first name of a tied parameter.
+        option: What to call the patterns in an error.
+
+    Returns:
+        The names.
+
+    Raises:
+        UnknownNameError: A pattern that matches nothing, with the nearest name.
+    """
     found: set[str] = set()
     listed: Iterable[str] = [patterns] if isinstance(patterns, str) else patterns
     for pattern in listed:
