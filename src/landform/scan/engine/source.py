@@ -111,7 +111,7 @@ class Source:
             found = self.task.loss_form.terms(output, block.targets)
             if found is None:
                 raise InputError(
-                    f"loss {self.task.loss_form.name} gives one number a batch, so samples have no losses of their own; "
+                    f"loss {self.task.loss_form.name} gives one number a batch, samples have no losses of their own; "
                     "let it return one value a sample (reduction='none'), or scan all samples (tolerance=0, no subset)"
                 )
             num, den = (part.cpu() for part in found)

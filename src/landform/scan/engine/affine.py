@@ -1,0 +1,201 @@
+"""Reuse what does not depend on the point, and what depends on it affinely, between all points."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor, nn
+
+from landform.scan.engine.base import AbstractEngine, Sums, Terms
+from landform.scan.engine.cut import Affine, Cut, Frontier
+from landform.scan.engine.own import Theta, UnsupportedError, aliases, own_copy
+from landform.scan.engine.reading import Reading
+from landform.scan.engine.source import Block, Source
+from landform.scan.engine.trace import classify, trace
+from landform.subspace import Subspace
+from landform.task import Task
+
+CACHE = 512 << 20
+"""Bytes of blocks kept ready: enough for the first samples of a multilevel scan, not for feature maps of a data set."""
+BATCH = 512
+"""Samples a block: weights are written anew for each, which 512 rows of products outweigh; values stay in cache."""
+STACK = 1 << 16
+"""Output numbers that are collected before losses are computed from them, so that calls on few samples are few."""
+
+
+@dataclass(eq=False)
+class _Ready:
+    """A block of samples, prepared."""
+
+    block: Block
+    frontier: Frontier
+    reading: Reading | None = None
+
+
+class AffineEngine(AbstractEngine):
+    """Computes only what h changes, in the way that h changes it.
+
+    The model is traced and cut (`landform.scan.engine.cut`). What no direction reaches, such as frozen early layers, is
+    computed once for a block of samples; the first moved Linear, convolution or embedding is affine in h, so its z + 1
+    products serve every point; the rest runs at each point, on the engine's own tensors, written in place.
+
+    Args:
+        task: The task; its model must be a module that `torch.fx` can trace.
+        subspace: An affine subspace.
+        order: Order of the samples; None for the data's.
+        batch_size: Samples a block; None for 512.
+        cache: Bytes of prepared blocks to keep.
+
+    Raises:
+        UnsupportedError: The model cannot be traced or copied, or the subspace is no affine one.
+
+    Cost:
+        z + 1 products of the first moved layer for each block; the layers after it for each point; memory for one
+        block, the cache, and z + 3 times the moved parameters after the cut.
+
+    Example:
+        >>> origin = {"weight": torch.zeros(1, 1), "bias": torch.zeros(1)}
+        >>> line = Subspace(origin, ({"bias": torch.ones(1)},))
+        >>> task = Task(nn.Linear(1, 1), "mse", (torch.zeros(2, 1), torch.tensor([[0.0], [2.0]])))
+        >>> AffineEngine(task, line).terms(torch.tensor([[1.0]]), 0, 2).num.tolist()  # (h − 0)², (h − 2)²
+        [[[1.0, 1.0]]]
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        subspace: Subspace,
+        *,
+        order: Int64[Tensor, " n"] | None = None,
+        batch_size: int | None = None,
+        cache: int = CACHE,
+    ) -> None:
+        self._source = Source(task, order)
+        self._batch = batch_size or BATCH
+        self._limit = cache
+        self._blocks: OrderedDict[tuple[int, int], _Ready] = OrderedDict()
+        if not isinstance(subspace, Subspace) or subspace.z == 0:
+            raise UnsupportedError("only an affine subspace with directions has anything to share")
+        if not isinstance(task.model, nn.Module) or not self._source.per_sample:
+            raise UnsupportedError("wanted a module and a loss of single samples")
+        if hooked(task.model):
+            raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
+        model, tensors = own_copy(task.model, subspace.origin)
+        names = aliases(task.model)
+        under = {names[name]: name for name in subspace.moved}
+        if len(under) != len(subspace.moved):
+            raise UnsupportedError("tied parameters are moved under two names")
+        steps = {
+            id(tensors[name]): Affine(
+                tensors[name].detach(),
+                tuple(_like(direction.get(alias), tensors[name]) for direction in subspace.directions),
+            )
+            for name, alias in under.items()
+        }
+        graph = trace(model)
+        self.cut = Cut(graph, classify(graph, set(steps)), steps, subspace.z)
+        late = {name: value for name, value in tensors.items() if id(value) in self.cut.used}
+        self._theta = Theta(late, subspace, under)
+        self._lead = next((value for value in tensors.values() if value.is_floating_point()), None)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of the quantities."""
+        return self._source.quantities
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self._source.n
+
+    def terms(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Terms:
+        """Compute the terms of samples ``start … stop − 1`` at points; see `AbstractEngine.terms`."""
+        num = torch.empty(len(h), len(self.quantities), stop - start, dtype=torch.float64)
+        den = torch.empty(len(self.quantities), stop - start, dtype=torch.float64)
+        with torch.inference_mode(), self._source.mode():
+            for block, points, found, weights in self._run(h, start, stop):
+                part = slice(block.start - start, block.stop - start)
+                num[points, :, part] = found
+                den[:, part] = weights
+        return Terms(num, den)
+
+    def sums(self, h: Float64[Tensor, "points z"], start: int = 0, stop: int | None = None) -> Sums:
+        """Compute sums over a range of samples; see `AbstractEngine.sums`."""
+        num = torch.zeros(len(h), len(self.quantities), dtype=torch.float64)
+        den = torch.zeros(len(self.quantities), dtype=torch.float64)
+        last = None
+        with torch.inference_mode(), self._source.mode():
+            for block, points, found, weights in self._run(h, start, self.n if stop is None else stop):
+                num[points] += found.sum(-1)
+                if block is not last:
+                    den += weights.sum(-1)
+                last = block
+        return Sums(num, den)
+
+    def _run(self, h: Tensor, start: int, stop: int) -> Iterator[tuple[Block, list[int], Tensor, Tensor]]:
+        """Yield numerators of a few points on one block, with its denominators."""
+        rows, sequence = along_lines(h)
+        for first in range(start, stop, self._batch):
+            yield from self._points(self._ready(first, min(first + self._batch, stop)), rows, sequence)
+
+    def _points(
+        self, ready: _Ready, rows: list[tuple[float, ...]], sequence: list[int]
+    ) -> Iterator[tuple[Block, list[int], Tensor, Tensor]]:
+        rest, write, frontier = self.cut.rest, self._theta.write, ready.frontier
+        pending: list[Tensor] = []
+        places: list[int] = []
+        size = 0
+        for place in sequence:
+            point = rows[place]
+            write(point)
+            outputs = frontier.loose(rest(*frontier.at(point)))
+            if ready.reading is None:
+                ready.reading = Reading(self._source, ready.block, outputs)
+            reading = ready.reading
+            if not reading.stackable:
+                yield ready.block, [place], reading.one(outputs)[None], reading.den
+                continue
+            pending.append(outputs)
+            places.append(place)
+            size += outputs.numel()
+            if size >= STACK:
+                yield ready.block, places, reading.many(torch.stack(pending)), reading.den
+                pending, places, size = [], [], 0
+        if pending and ready.reading is not None:
+            yield ready.block, places, ready.reading.many(torch.stack(pending)), ready.reading.den
+
+    def _ready(self, start: int, stop: int) -> _Ready:
+        key = (start, stop)
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        block = self._source.block(start, stop)
+        found = self._blocks[key] = _Ready(block, self.cut.block(self._inputs(block)))
+        while len(self._blocks) > 1 and sum(kept.frontier.bytes for kept in self._blocks.values()) > self._limit:
+            self._blocks.popitem(last=False)
+        return found
+
+    def _inputs(self, block: Block) -> Any:
+        inputs = block.inputs
+        if self._lead is not None and isinstance(inputs, Tensor):
+            inputs = inputs.to(self._lead.device, self._lead.dtype if inputs.is_floating_point() else inputs.dtype)
+        return inputs
+
+
+def hooked(model: nn.Module) -> bool:
+    """Say whether a module that is traced through has hooks; those of leaves run as they are."""
+    inner = [module for module in model.modules() if module is model or any(True for _ in module.children())]
+    return any(module._forward_hooks or module._forward_pre_hooks for module in inner)
+
+
+def along_lines(h: Tensor) -> tuple[list[tuple[float, ...]], list[int]]:
+    """Return points as tuples, and an order in which those that differ in the last coordinate only are together."""
+    rows = [tuple(row) for row in h.tolist()]
+    return rows, sorted(range(len(rows)), key=rows.__getitem__)
+
+
+def _like(step: Tensor | None, value: Tensor) -> Tensor | None:
+    return None if step is None else step.detach().to(value.device, value.dtype)

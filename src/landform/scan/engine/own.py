@@ -1,0 +1,130 @@
+"""An engine's own copy of a model: the structure copied, the tensors shared until they are written."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from landform.errors import ArchitectureError
+from landform.subspace import Subspace
+
+
+class UnsupportedError(ArchitectureError):
+    """What a fast engine cannot do with this model; the plain engine takes over."""
+
+
+def aliases(model: nn.Module) -> dict[str, str]:
+    """Map every name of a parameter or buffer to the first name of the same tensor."""
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, value in named:
+        found[name] = first.setdefault(id(value), name)
+    return found
+
+
+def own_copy(model: nn.Module, origin: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Copy a model in evaluation mode whose parameters are the origin's tensors; nothing of the caller's is written.
+
+    Args:
+        model: The caller's model.
+        origin: Values by any name of a tensor; may be partial.
+
+    Returns:
+        The copy, and its parameters and buffers by their first name. Their ``.data`` may be pointed elsewhere, but what
+        they hold now must not be written to.
+
+    Raises:
+        UnsupportedError: A model that cannot be copied, or tied names that were given twice.
+    """
+    names = aliases(model)
+    given: dict[str, Tensor] = {}
+    for name, value in origin.items():
+        if name not in names or names[name] in given:
+            raise UnsupportedError(f"'{name}' is no parameter of the model, or is tied to another that is given too")
+        given[names[name]] = value.detach()
+    memo: dict[int, object] = {}
+    tensors: dict[str, Tensor] = {}
+    kept: list[Tensor] = []  # deepcopy's memo goes by id: what it names must stay alive
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if value.is_meta or type(value.data) is not Tensor:
+            raise UnsupportedError(f"'{name}' is a {type(value).__name__} without plain values")
+        if isinstance(value, nn.Parameter):
+            own: Tensor = nn.Parameter(given.get(name, value.detach()), requires_grad=False)
+        else:
+            own = given[name].clone() if name in given else value.detach().clone()
+        if own.shape != value.shape:
+            raise UnsupportedError(f"'{name}' has shape {tuple(own.shape)}, the model's has {tuple(value.shape)}")
+        memo[id(value)] = tensors[name] = own
+        kept.append(value)
+    try:
+        result = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UnsupportedError(f"model {type(model).__name__} cannot be copied: {error}") from error
+    for module in result.modules():
+        module.training = False
+    return result, tensors
+
+
+class Theta:
+    """Moved tensors of an own copy, written in place as origin + Σ_i h_i·direction_i.
+
+    Tensors of one dtype lie in one flat buffer, so that a point costs one fused addition a coordinate; along a grid
+    line (only the last coordinate changes) one in all, since the sum over the others is kept. Every point is computed
+    from the origin, so nothing drifts.
+
+    Args:
+        tensors: The copy's tensors to be moved, by name; their ``.data`` become views of the buffers.
+        subspace: Where to.
+        names: The name under which the subspace moves each of them.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], subspace: Subspace, names: Mapping[str, str]) -> None:
+        self._groups: list[tuple[Tensor, list[Tensor], Tensor, Tensor]] = []
+        self._line: tuple[float, ...] | None = None
+        for dtype in dict.fromkeys(value.dtype for value in tensors.values()):
+            members = {name: value for name, value in tensors.items() if value.dtype == dtype}
+            origin = torch.cat([value.detach().reshape(-1) for value in members.values()])
+            steps = [torch.zeros_like(origin) for _ in range(subspace.z)]
+            moved = torch.empty_like(origin)
+            place = 0
+            for name, value in members.items():
+                part = slice(place, place := place + value.numel())
+                for step, direction in zip(steps, subspace.directions, strict=True):
+                    found = direction.get(names[name])
+                    if found is not None:
+                        step[part] = found.detach().reshape(-1)
+                value.data = moved[part].view(value.shape)
+            self._groups.append((origin, steps, torch.empty_like(origin), moved))
+
+    @property
+    def numel(self) -> int:
+        """Numbers that are moved."""
+        return sum(len(origin) for origin, *_ in self._groups)
+
+    def write(self, h: tuple[float, ...]) -> None:
+        """Move to a point."""
+        line = h[:-1]
+        for origin, steps, base, moved in self._groups:
+            if line != self._line:
+                combine(origin, steps[:-1], line, base)
+            torch.add(base, steps[-1], alpha=h[-1], out=moved)
+        self._line = line
+
+    def rows(self, h: Tensor) -> list[Tensor]:
+        """Return the buffers at many points at once, each ``[points, numbers]``."""
+        found = []
+        for origin, steps, _, _ in self._groups:
+            found.append(torch.addmm(origin, h.to(origin.dtype), torch.stack(steps)))
+        return found
+
+
+def combine(base: Tensor, steps: list[Tensor], h: tuple[float, ...], out: Tensor) -> None:
+    """Write base + Σ_i h_i·step_i, in this order, into ``out``."""
+    if not steps:
+        out.copy_(base)
+        return
+    torch.add(base, steps[0], alpha=h[0], out=out)
+    for value, step in zip(h[1:], steps[1:], strict=True):
+        out.add_(step, alpha=value)

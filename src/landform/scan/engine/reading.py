@@ -1,0 +1,72 @@
+"""Terms from outputs, many points at once: what does not depend on the point is checked and looked up once a block."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from landform.scan.engine.source import Block, Source
+
+
+class Reading:
+    """Numerators of one block of samples, from the outputs at any point.
+
+    The general way asks the task. Cross-entropy on labels, one a sample, has a way of its own: labels are checked once,
+    log Σ exp is taken over many points in one call, in float64 as elsewhere. What is not finite goes the general way.
+
+    Args:
+        source: The task.
+        block: The samples.
+        outputs: The outputs at any point, from which denominators and checks are taken.
+
+    Attributes:
+        den: Denominators, ``[quantities, samples]``.
+        stackable: Whether `many` takes a stack of outputs.
+    """
+
+    def __init__(self, source: Source, block: Block, outputs: Any) -> None:
+        self._source = source
+        self._block = block
+        _, self.den = source.terms(outputs, block)
+        self.stackable = _is_plain(source, block, outputs)
+        if self.stackable:
+            labels = block.targets
+            self._labels = torch.where((labels >= 0) & (labels < outputs.shape[1]), labels, 0)[None, :, None]
+
+    def one(self, outputs: Any) -> Float64[Tensor, "quantities samples"]:
+        """Return numerators at one point."""
+        return self.many(outputs[None])[0] if self.stackable else self._source.terms(outputs, self._block)[0]
+
+    def many(self, outputs: Tensor) -> Float64[Tensor, "points quantities samples"]:
+        """Return numerators at points, from outputs ``[points, samples, classes]``."""
+        values = outputs.double()
+        own = values.gather(2, self._labels.expand(len(values), -1, 1))[..., 0]
+        if values.shape[2] == 2:
+            gap = values.sum(2) - 2 * own
+            losses = gap.clamp(min=0) + torch.log1p(torch.exp(-gap.abs()))
+        else:
+            losses = torch.logsumexp(values, 2) - own
+        nums = (losses * self.den[0])[:, None]
+        finite = nums.isfinite().all(-1).all(-1)
+        if not bool(finite.all()):
+            for number in (~finite).nonzero()[:, 0].tolist():
+                nums[number] = self._source.terms(outputs[number], self._block)[0]
+        return nums
+
+
+def _is_plain(source: Source, block: Block, outputs: Any) -> bool:
+    form = source.task.loss_form
+    return (
+        source.quantities == ("loss",)
+        and form.known
+        and form.name == "cross_entropy"
+        and "label_smoothing" not in form.options
+        and isinstance(outputs, Tensor)
+        and outputs.ndim == 2
+        and outputs.shape[1] > 1
+        and outputs.device.type == "cpu"
+        and isinstance(block.targets, Tensor)
+        and block.targets.ndim == 1
+        and not block.targets.is_floating_point()
+    )
