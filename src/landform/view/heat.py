@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landform.errors import InputError
-from landform.view.read import Floats, axes_of, edges, is_even, is_smooth, limits, variable_of
-from landform.view.style import CMAP, QUIET, axis_label, new_figure, plain, quiet_style, variable_label
+from landform.view.marks import mark_nodes, status_of
+from landform.view.read import Clip, Floats, axes_of, edges, is_even, is_smooth, limits, robust_limits, variable_of
+from landform.view.style import CMAP, axis_text, new_figure, plain, quiet_style, variable_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -21,15 +22,18 @@ def heat(
     ax: "matplotlib.axes.Axes | None" = None,
     contours: bool | int | None = None,
     log: bool = False,
-    clip: tuple[float | int, float | int] | None = None,
+    clip: Clip = None,
     cmap: str = CMAP,
     colorbar: bool = True,
+    dots: bool | None = None,
+    notes: bool = True,
     title: str | None = None,
 ) -> "matplotlib.axes.Axes":
     """Draw a heat map.
 
     The image extends half a cell beyond the outermost nodes, so that node i of N + 1 is the centre of its cell. Nothing
-    is interpolated. Values that are not finite are hatched and counted in a note.
+    is interpolated here. Values that are not finite are hatched, nodes that an interrupted scan did not reach are
+    dotted, and both are counted in a note.
 
     Args:
         surface: A surface over two coordinates.
@@ -40,9 +44,12 @@ def heat(
             texture (not for photographs).
         log: Logarithmic colours, for losses over several orders of magnitude; values must be positive.
         clip: (lo, hi) of the colours; values beyond are drawn in the end colours, which get a pointed colour bar. None:
-            least to greatest finite value.
+            least to greatest finite value. ``"robust"``: the 1 % and 95 % quantiles, for surfaces whose corners
+            explode.
         cmap: A matplotlib colour map. The default is perceptually uniform.
         colorbar: Whether to draw a colour bar, labelled in loss units.
+        dots: Whether to put a point on every measured node. None: where others are interpolated (a multilevel scan).
+        notes: Whether to say below the map how many nodes are not finite, not measured or interpolated.
         title: Above the map; none by default.
 
     Returns:
@@ -67,21 +74,22 @@ def heat(
     x, y = (np.asarray(field[name].values, dtype=np.float64) for name in names)
     with quiet_style():
         own = new_figure(4.6, 3.8).add_subplot() if ax is None else ax
-        norm = _norm(values, log, clip)
+        ends = robust_limits(values) if clip == "robust" else clip
+        norm = scale(values, log, ends)
         drawn = draw_cells(own, x, y, values, cmap=cmap, norm=norm)
-        _hatch_gaps(own, x, y, values)
+        mark_nodes(own, x, y, values, status_of(surface, names), dots=dots, notes=notes)
         count = 5 if contours is True or (contours is None and is_smooth(values)) else int(contours or 0)
         if count:
-            _contours(own, x, y, values, count, log, clip)
-        own.set(xlabel=axis_label(names[0]), ylabel=axis_label(names[1]), aspect="equal")
+            _contours(own, x, y, values, level_values(values, count, log, ends))
+        own.set(xlabel=axis_text(field[names[0]]), ylabel=axis_text(field[names[1]]), aspect="equal")
         if np.ptp(x) > 3 * np.ptp(y) or np.ptp(y) > 3 * np.ptp(x):
             own.set_aspect("auto")
         if title is not None:
             own.set_title(plain(title))
         if colorbar:
             low, high = limits(values)
-            ends = (bool(low < norm.vmin), bool(high > norm.vmax))
-            extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[ends]
+            beyond = (bool(low < norm.vmin), bool(high > norm.vmax))
+            extend = {(False, False): "neither", (True, False): "min", (False, True): "max"}.get(beyond, "both")
             color_bar(own, drawn, variable_label(variable, str(field.attrs.get("units", ""))), extend=extend)
     return own
 
@@ -126,7 +134,20 @@ def color_bar(ax: "matplotlib.axes.Axes", drawn: Any, label: str, *, extend: str
     return bar
 
 
-def _norm(values: Floats, log: bool, clip: tuple[float | int, float | int] | None) -> Any:
+def scale(values: Floats, log: bool, clip: tuple[float | int, float | int] | None) -> Any:
+    """Return the scale of colours.
+
+    Args:
+        values: What is drawn.
+        log: Whether it is logarithmic.
+        clip: Its ends; None for the least and greatest finite value.
+
+    Returns:
+        A norm of matplotlib.
+
+    Raises:
+        InputError: If ``clip`` is empty, or ``log`` meets values that are not positive.
+    """
     from matplotlib.colors import LogNorm, Normalize
 
     if clip is not None and not clip[0] < clip[1]:
@@ -139,35 +160,25 @@ def _norm(values: Floats, log: bool, clip: tuple[float | int, float | int] | Non
     return Normalize(lo, hi if hi > lo else lo + max(1e-12, 1e-6 * abs(lo)))
 
 
-def _hatch_gaps(ax: "matplotlib.axes.Axes", x: Floats, y: Floats, values: Floats) -> None:
-    """Hatch what is not finite and say how much it is."""
-    from matplotlib.patches import Patch, Rectangle
+def level_values(values: Floats, count: int, log: bool, clip: tuple[float | int, float | int] | None) -> list[float]:
+    """Choose round levels for contour lines, about ``count`` of them, inside the scale of colours.
 
-    missing = int((~np.isfinite(values)).sum())
-    if not missing:
-        return
-    left, bottom = edges(x), edges(y)
-    look: dict[str, Any] = {"facecolor": "#e3e5e8", "edgecolor": "#8a919a", "hatch": "////", "linewidth": 0.0}
-    corner = (float(left[0]), float(bottom[0]))
-    ax.add_patch(Rectangle(corner, float(np.ptp(left)), float(np.ptp(bottom)), zorder=-1, **look))
-    note = Patch(label=f"not finite: {missing} of {values.size} nodes", **look)
-    ax.legend(handles=[note], loc="upper left", bbox_to_anchor=(0.0, -0.14), borderaxespad=0.0, labelcolor=QUIET)
-
-
-def _contours(
-    ax: "matplotlib.axes.Axes",
-    x: Floats,
-    y: Floats,
-    values: Floats,
-    count: int,
-    log: bool,
-    clip: tuple[float | int, float | int] | None,
-) -> None:
+    Example:
+        >>> level_values(np.array([0.0, 10.0]), 5, False, None)
+        [2.0, 4.0, 6.0, 8.0]
+    """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     lo, hi = limits(values) if clip is None else clip
-    locator = LogLocator(numticks=count + 2) if log else MaxNLocator(count + 1, steps=[1, 2, 2.5, 5, 10])
-    levels = [float(level) for level in locator.tick_values(lo, hi) if lo < level < hi]
+    locator: Any = MaxNLocator(count + 1, steps=[1, 2, 2.5, 5, 10])
+    decades = np.log10(hi / lo) if log and hi > lo > 0 else 0.0
+    if decades > 1:  # several levels a decade where there are few decades
+        subs = (1.0,) if decades >= count else (1.0, 3.0) if 2 * decades >= count else (1.0, 2.0, 5.0)
+        locator = LogLocator(subs=subs, numticks=count + 2)
+    return [float(level) for level in locator.tick_values(lo, hi) if lo < level < hi]
+
+
+def _contours(ax: "matplotlib.axes.Axes", x: Floats, y: Floats, values: Floats, levels: list[float]) -> None:
     if not levels:
         return
     lines = ax.contour(x, y, np.ma.masked_invalid(values).T, levels=levels, colors="white", linewidths=0.7, alpha=0.85)

@@ -58,13 +58,22 @@ def surface_html(surface: "xarray.Dataset") -> str:
     Returns:
         HTML that needs nothing from outside, with every name escaped.
     """
+    surface = _drawable(surface)
     steps = {name: slice(None, None, -(-(surface.sizes[name] - 1) // 64) or 1) for name in axes_of(surface)}
     small = surface if "node" in steps else surface.isel(steps)
     figure = compare(small, with_relief=False) if "target" in small else picture(small, kind="heat")
     title = html.escape(str(surface.attrs.get("title", "surface")))
-    keys = ("loss", "model", "data", "dtype", "engine", "evaluations")
+    keys = ("loss", "model", "data", "dtype", "engine", "confidence", "evaluations")
     facts = ", ".join(f"{key} {surface.attrs[key]}" for key in keys if surface.attrs.get(key) not in (None, ""))
     return f"<div><p><b>{title}</b></p>{_image(figure, title)}<p>{html.escape(facts)}</p></div>"
+
+
+def _drawable(surface: "xarray.Dataset") -> "xarray.Dataset":
+    """Return the first part of the data, on a grid if the nodes belong to one."""
+    from landform.view.regrid import to_grid
+
+    first = surface.isel(split=0) if "split" in surface.dims and len(axes_of(surface)) > 1 else surface
+    return to_grid(first) if axes_of(first) == ("node",) and "level" in first else first
 
 
 def _image(figure: "matplotlib.figure.Figure", escaped: str) -> str:

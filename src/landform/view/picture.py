@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from landform.errors import InputError
+from landform.view.beside import side_by_side
 from landform.view.compare import compare
 from landform.view.files import write_atomically
 from landform.view.heat import heat
 from landform.view.profile import profile
 from landform.view.read import axes_of, channels_of
+from landform.view.regrid import to_grid
 from landform.view.relief import relief
 from landform.view.style import known_options, new_figure, plain, quiet_style
 
@@ -39,8 +41,8 @@ def picture(
         path: A file to write, replaced whole or not at all. Its folder must exist.
         certificate: Its bound is printed in the heading of a comparison.
         kind: ``"compare"``: target, measured loss, difference and relief; ``"heat"``: the map alone (a line for one
-            coordinate); ``"relief"``: the landscape alone. ``"auto"``: a comparison where there is a target, else map
-            and landscape.
+            coordinate); ``"relief"``: the landscape alone. ``"auto"``: a comparison where there is a target, parts of
+            the data side by side where there are several, else map and landscape.
 
     Returns:
         The figure.
@@ -68,7 +70,14 @@ def picture(
         raise InputError(
             f"a surface has a variable 'loss', this has {', '.join(map(str, surface.data_vars)) or 'none'}"
         )
-    if kind == "compare" or (kind == "auto" and "target" in surface):
+    if axes_of(surface) == ("node",) and "level" in surface:
+        surface = to_grid(surface)
+    if "split" in surface.dims and len(axes_of(surface)) == 2:
+        if kind != "auto":
+            parts = [str(part) for part in surface["split"].values]
+            raise InputError(f"kind={kind!r} draws one part of the data, choose it: surface.sel(split='{parts[0]}')")
+        figure = side_by_side(surface, title=str(surface.attrs.get("title", "")))
+    elif kind == "compare" or (kind == "auto" and "target" in surface):
         figure = compare(surface, certificate=certificate)
     else:
         figure = _alone(surface, kind)

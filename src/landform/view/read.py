@@ -1,6 +1,6 @@
 """Reading surfaces for drawing: which dims are coordinates, which variable, which head, which plane."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     import xarray
 
 Floats = NDArray[np.float64]
+Clip = tuple[float | int, float | int] | Literal["robust"] | None
+"""Where a scale of colours begins and ends."""
+BESIDE = ("channel", "split")
+"""Dims that are no coordinates: heads of the network, parts of the data."""
 
 
 def axes_of(surface: "xarray.Dataset | xarray.DataArray") -> tuple[str, ...]:
     """Return the names of the dims that are coordinates, ``h1``, ``h2``, …; ``node`` for a list of points."""
     dims = surface.loss.dims if hasattr(surface, "data_vars") else surface.dims
-    return tuple(str(dim) for dim in dims if dim != "channel")
+    return tuple(str(dim) for dim in dims if dim not in BESIDE)
 
 
 def variable_of(surface: "xarray.Dataset", name: str, channel: int | None = None) -> "xarray.DataArray":
@@ -37,6 +41,11 @@ def variable_of(surface: "xarray.Dataset", name: str, channel: int | None = None
     if name not in surface:
         raise unknown_name("variable", name, [str(key) for key in surface.data_vars])
     values = surface[name]
+    if "split" in values.dims:
+        parts = [str(part) for part in values["split"].values]
+        if len(parts) > 1:
+            raise InputError(f"the surface has parts {', '.join(parts)}; choose one: surface.sel(split='{parts[0]}')")
+        values = values.isel(split=0)
     if "channel" not in values.dims:
         if channel not in (None, 0):
             raise InputError(f"channel is {channel}, but the surface has one head; leave channel out")
@@ -97,6 +106,22 @@ def limits(*arrays: Floats) -> tuple[float, float]:
     if not kept:
         return 0.0, 1.0
     return float(min(a.min() for a in kept)), float(max(a.max() for a in kept))
+
+
+def robust_limits(values: Floats) -> tuple[float, float] | None:
+    """Return the 1 % and 95 % quantiles of the finite values, None where they do not differ.
+
+    Losses grow without bound, and a plane's corners are what is least of interest: hence the uneven quantiles.
+
+    Example:
+        >>> robust_limits(np.append(np.arange(100.0), np.inf))
+        (0.99, 94.05)
+    """
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return None
+    lo, hi = (float(q) for q in np.quantile(finite, (0.01, 0.95)))
+    return (lo, hi) if hi > lo else None
 
 
 def is_smooth(values: Floats) -> bool:

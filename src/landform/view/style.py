@@ -9,6 +9,7 @@ from landform.errors import InputError
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    import xarray
 
 CMAP = "magma"
 """Colours of losses: perceptually uniform, and of the widest range of lightness, so that photographs stay readable."""
@@ -85,8 +86,9 @@ def new_figure(width: float | int, height: float | int) -> "matplotlib.figure.Fi
     """Make an empty figure in inches that pyplot does not know of, with a canvas that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     FigureCanvasAgg(figure)
     return figure
 
@@ -139,6 +141,20 @@ def axis_label(name: str) -> str:
         ('$h_{12}$', 'node')
     """
     return f"$h_{{{name[1:]}}}$" if name[:1] == "h" and name[1:].isdigit() else name
+
+
+def axis_text(coordinate: "xarray.DataArray") -> str:
+    """Write the label of a coordinate axis: its name, what it is if it says so, and its unit if it has one.
+
+    Example:
+        >>> import xarray as xr
+        >>> line = xr.DataArray([0.0, 1.0], name="h1", attrs={"direction": "top eigenvector", "units": "filter norms"})
+        >>> axis_text(line), axis_text(line.drop_attrs())
+        ('$h_{1}$, top eigenvector (filter norms)', '$h_{1}$')
+    """
+    name, what = axis_label(str(coordinate.name)), str(coordinate.attrs.get("direction", ""))
+    unit = str(coordinate.attrs.get("units", ""))
+    return (f"{name}, {plain(what)}" if what else name) + (f" ({plain(unit)})" if unit not in ("", "1") else "")
 
 
 def known_options(what: str, got: str, wanted: tuple[str, ...]) -> None:
