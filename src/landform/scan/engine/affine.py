@@ -1,6 +1,5 @@
 """Reuse what does not depend on the point, and what depends on it affinely, between all points."""
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from landform.scan.engine.source import Block, Source
 from landform.scan.engine.trace import classify, trace
 from landform.subspace import Subspace
 from landform.task import Task
+from landform.task.running import HALF, moved
 
 CACHE = 512 << 20
 """Bytes of blocks kept ready: enough for the first samples of a multilevel scan, not for feature maps of a data set."""
@@ -76,14 +76,16 @@ class AffineEngine(AbstractEngine):
         self._source = Source(task, order)
         self._batch = batch_size or BATCH
         self._limit = cache
-        self._blocks: OrderedDict[tuple[int, int], _Ready] = OrderedDict()
+        self._blocks: dict[tuple[int, int], _Ready] = {}
         if not isinstance(subspace, Subspace) or subspace.z == 0:
             raise UnsupportedError("only an affine subspace with directions has anything to share")
-        if not isinstance(task.model, nn.Module) or not self._source.per_sample:
-            raise UnsupportedError("wanted a module and a loss of single samples")
+        require_plain(task)
+        assert isinstance(task.model, nn.Module)
         if hooked(task.model):
             raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
         model, tensors = own_copy(task.model, subspace.origin)
+        if any(value.dtype in HALF for value in tensors.values()):
+            raise UnsupportedError(f"model {type(task.model).__name__} has half precision, and runs in float32")
         names = aliases(task.model)
         under = {names[name]: name for name in subspace.moved}
         if len(under) != len(subspace.moved):
@@ -115,7 +117,7 @@ class AffineEngine(AbstractEngine):
         """Compute the terms of samples ``start … stop − 1`` at points; see `AbstractEngine.terms`."""
         num = torch.empty(len(h), len(self.quantities), stop - start, dtype=torch.float64)
         den = torch.empty(len(self.quantities), stop - start, dtype=torch.float64)
-        with torch.inference_mode(), self._source.mode():
+        with torch.inference_mode(), self._source.task.mode():
             for block, points, found, weights in self._run(h, start, stop):
                 part = slice(block.start - start, block.stop - start)
                 num[points, :, part] = found
@@ -127,7 +129,7 @@ class AffineEngine(AbstractEngine):
         num = torch.zeros(len(h), len(self.quantities), dtype=torch.float64)
         den = torch.zeros(len(self.quantities), dtype=torch.float64)
         last = None
-        with torch.inference_mode(), self._source.mode():
+        with torch.inference_mode(), self._source.task.mode():
             for block, points, found, weights in self._run(h, start, self.n if stop is None else stop):
                 num[points] += found.sum(-1)
                 if block is not last:
@@ -138,8 +140,9 @@ class AffineEngine(AbstractEngine):
     def _run(self, h: Tensor, start: int, stop: int) -> Iterator[tuple[Block, list[int], Tensor, Tensor]]:
         """Yield numerators of a few points on one block, with its denominators."""
         rows, sequence = along_lines(h)
+        keep = range(start, stop)
         for first in range(start, stop, self._batch):
-            yield from self._points(self._ready(first, min(first + self._batch, stop)), rows, sequence)
+            yield from self._points(self._ready(first, min(first + self._batch, stop), keep), rows, sequence)
 
     def _points(
         self, ready: _Ready, rows: list[tuple[float, ...]], sequence: list[int]
@@ -167,22 +170,46 @@ class AffineEngine(AbstractEngine):
         if pending and ready.reading is not None:
             yield ready.block, places, ready.reading.many(torch.stack(pending)), ready.reading.den
 
-    def _ready(self, start: int, stop: int) -> _Ready:
+    def _ready(self, start: int, stop: int, keep: range) -> _Ready:
+        """Return a block, prepared; keep it, if need be in place of blocks outside the samples in use.
+
+        Blocks in use are not given up for others in use: they are visited in turn, so the oldest is needed next.
+        """
         key = (start, stop)
         if key in self._blocks:
-            self._blocks.move_to_end(key)
             return self._blocks[key]
         block = self._source.block(start, stop)
-        found = self._blocks[key] = _Ready(block, self.cut.block(self._inputs(block)))
-        while len(self._blocks) > 1 and sum(kept.frontier.bytes for kept in self._blocks.values()) > self._limit:
-            self._blocks.popitem(last=False)
+        found = _Ready(block, self.cut.block(self._inputs(block)))
+        total = found.frontier.bytes + sum(kept.frontier.bytes for kept in self._blocks.values())
+        for other in list(self._blocks):
+            if total <= self._limit:
+                break
+            if other[0] not in keep:
+                total -= self._blocks.pop(other).frontier.bytes
+        if total <= self._limit:
+            self._blocks[key] = found
         return found
 
     def _inputs(self, block: Block) -> Any:
-        inputs = block.inputs
-        if self._lead is not None and isinstance(inputs, Tensor):
-            inputs = inputs.to(self._lead.device, self._lead.dtype if inputs.is_floating_point() else inputs.dtype)
-        return inputs
+        lead = self._lead
+        inputs = block.batch.inputs
+        return inputs if lead is None else moved(inputs, lead.device, lead.dtype)
+
+
+def require_plain(task: Task) -> None:
+    """Refuse a task whose evaluation is more than one call of its model in evaluation mode.
+
+    Raises:
+        UnsupportedError: A function in place of a module, a step, a loss of batches, autocast, another BatchNorm policy,
+            permitted randomness, another dtype or device.
+    """
+    settings = task.settings
+    if not isinstance(task.model, nn.Module) or task.step is not None or not task.per_sample:
+        raise UnsupportedError(f"task {task.name}: wanted a module and a loss of single samples")
+    if settings.autocast is not None or settings.batch_norm != "frozen" or settings.allow:
+        raise UnsupportedError(f"task {task.name} has settings ({settings}) that only the plain engine follows")
+    if settings.dtype is not None or settings.device is not None:
+        raise UnsupportedError(f"task {task.name} runs in another dtype, or on another device, than its model")
 
 
 def hooked(model: nn.Module) -> bool:

@@ -21,7 +21,7 @@ class FunctionalEngine(AbstractEngine):
         task: The task.
         subspace: Anything with ``z`` and ``at(h)``.
         order: Order of the samples; None for the data's.
-        batch_size: Samples a forward pass; None for 1024.
+        batch_size: Samples a forward pass; None for 1024, or fewer where outputs are very large.
 
     Cost:
         One pass over the samples and one copy of the moved parameters a point and block.
@@ -68,12 +68,11 @@ class FunctionalEngine(AbstractEngine):
         source = self._source
         num = torch.empty(len(h), len(self.quantities), stop - start, dtype=torch.float64)
         den = torch.empty(len(self.quantities), stop - start, dtype=torch.float64)
-        with source.mode():
-            for block in source.blocks(start, stop, self._batch_size):
+        with source.task.mode():
+            for block in source.blocks(start, stop, self._size()):
                 part = slice(block.start - start, block.stop - start)
                 for row, point in zip(num, h, strict=True):
-                    outputs = source.run(self._subspace.at(point), block)
-                    row[:, part], den[:, part] = source.terms(outputs, block)
+                    row[:, part], den[:, part] = source.task.terms_at(self._subspace.at(point), block.batch)
         return Terms(num, den)
 
     def sums(self, h: Float64[Tensor, "points z"], start: int = 0, stop: int | None = None) -> Sums:
@@ -81,25 +80,21 @@ class FunctionalEngine(AbstractEngine):
         source, stop = self._source, self.n if stop is None else stop
         num = torch.zeros(len(h), len(self.quantities), dtype=torch.float64)
         den = torch.zeros(len(self.quantities), dtype=torch.float64)
-        if not source.per_sample:
-            return self._batch_sums(h, start, stop)
-        with source.mode():
-            for block in source.blocks(start, stop, self._batch_size):
+        with source.task.mode():
+            if not source.per_sample:
+                for row, point in zip(num, h, strict=True):
+                    index = source.index(start, stop)
+                    row[:], den = source.task.sums(self._subspace.at(point), index=index, batch_size=self._batch_size)
+                return Sums(num, den)
+            for block in source.blocks(start, stop, self._size()):
                 found = den
                 for row, point in zip(num, h, strict=True):
-                    value, found = source.terms(source.run(self._subspace.at(point), block), block)
+                    value, found = source.task.terms_at(self._subspace.at(point), block.batch)
                     row += value.sum(-1)
                 den = den + found.sum(-1)
         return Sums(num, den)
 
-    def _batch_sums(self, h: Tensor, start: int, stop: int) -> Sums:
-        """Sums for a loss that wants all outputs at once."""
-        source = self._source
-        blocks = list(source.blocks(start, stop, self._batch_size))
-        nums, den = [], torch.full((len(self.quantities),), float(stop - start), dtype=torch.float64)
-        with source.mode():
-            for point in h:
-                parameters = self._subspace.at(point)
-                num, den = source.total([source.run(parameters, block) for block in blocks], blocks)
-                nums.append(num)
-        return Sums(torch.stack(nums) if nums else torch.zeros(0, len(self.quantities), dtype=torch.float64), den)
+    def _size(self) -> int:
+        if self._batch_size is None:
+            self._batch_size = self._source.task.batch_size()
+        return self._batch_size

@@ -28,15 +28,15 @@ class Reading:
     def __init__(self, source: Source, block: Block, outputs: Any) -> None:
         self._source = source
         self._block = block
-        _, self.den = source.terms(outputs, block)
+        _, self.den = source.task.terms(outputs, block.batch)
         self.stackable = _is_plain(source, block, outputs)
         if self.stackable:
-            labels = block.targets
+            labels = block.batch.targets
             self._labels = torch.where((labels >= 0) & (labels < outputs.shape[1]), labels, 0)[None, :, None]
 
     def one(self, outputs: Any) -> Float64[Tensor, "quantities samples"]:
         """Return numerators at one point."""
-        return self.many(outputs[None])[0] if self.stackable else self._source.terms(outputs, self._block)[0]
+        return self.many(outputs[None])[0] if self.stackable else self._source.task.terms(outputs, self._block.batch)[0]
 
     def many(self, outputs: Tensor) -> Float64[Tensor, "points quantities samples"]:
         """Return numerators at points, from outputs ``[points, samples, classes]``."""
@@ -51,7 +51,7 @@ class Reading:
         finite = nums.isfinite().all(-1).all(-1)
         if not bool(finite.all()):
             for number in (~finite).nonzero()[:, 0].tolist():
-                nums[number] = self._source.terms(outputs[number], self._block)[0]
+                nums[number] = self._source.task.terms(outputs[number], self._block.batch)[0]
         return nums
 
 
@@ -66,7 +66,7 @@ def _is_plain(source: Source, block: Block, outputs: Any) -> bool:
         and outputs.ndim == 2
         and outputs.shape[1] > 1
         and outputs.device.type == "cpu"
-        and isinstance(block.targets, Tensor)
-        and block.targets.ndim == 1
-        and not block.targets.is_floating_point()
+        and isinstance(block.batch.targets, Tensor)
+        and block.batch.targets.ndim == 1
+        and not block.batch.targets.is_floating_point()
     )
