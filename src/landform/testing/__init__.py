@@ -1,11 +1,14 @@
-"""Tools for tests of landform and of code built on it: strategies, naive references, tampering.
+"""Tools for tests of landform and of code built on it: strategies, naive references, tampering, checks of scanners.
 
 The strategies need hypothesis (``pip install landform[testing]``), imported when one is called; the rest needs nothing
 but landform.
 """
 
+from landform.testing.diagnose import diagnose
 from landform.testing.perturb import dead_entries, live_entries, perturbed
+from landform.testing.problem import ScanProblem
 from landform.testing.reference import dense_losses, hard_points, kuhn_value, targets_for
+from landform.testing.scanner import Finding, ScanReport, check_scan, landform_scanner
 from landform.testing.strategies import losses, mlps, patterns, sums, tasks, widths
 
 __all__ = [  # noqa: RUF022 - by kind
@@ -25,4 +28,11 @@ __all__ = [  # noqa: RUF022 - by kind
     "dead_entries",
     "live_entries",
     "perturbed",
+    # tools that measure loss surfaces
+    "check_scan",
+    "landform_scanner",
+    "diagnose",
+    "ScanProblem",
+    "ScanReport",
+    "Finding",
 ]
