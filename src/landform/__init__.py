@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landform.bundle import load
     from landform.certify import Certificate, certify
+    from landform.checkpoints import Trajectory
     from landform.data import Data, load_data
     from landform.errors import LandformError
     from landform.imprint import Imprint, imprint
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from landform.pattern import Pattern, SumPattern
     from landform.program.capacity import capacity
     from landform.scan import scan, transfer
-    from landform.subspace import Subspace, between, plane_through, random_plane
+    from landform.subspace import Subspace, between, pca_plane, plane_through, project, random_plane
     from landform.task import Task
 
 __version__ = _version("landform")
@@ -42,6 +43,9 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
     "random_plane",
     "between",
     "plane_through",
+    "pca_plane",
+    "project",
+    "Trajectory",
     "Task",
     "Data",
     "load_data",
@@ -65,6 +69,9 @@ _HOME = {
     "random_plane": "landform.subspace",
     "between": "landform.subspace",
     "plane_through": "landform.subspace",
+    "pca_plane": "landform.subspace",
+    "project": "landform.subspace",
+    "Trajectory": "landform.checkpoints",
     "Task": "landform.task",
     "Data": "landform.data",
     "load_data": "landform.data",
@@ -73,6 +80,8 @@ _HOME = {
 }
 _MODULES = (
     "bundle",
+    "callbacks",
+    "checkpoints",
     "data",
     "errors",
     "losses",

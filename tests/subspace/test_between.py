@@ -144,7 +144,7 @@ def test_a_scan_along_a_line_is_the_loss_at_its_points():
             "b has a dict under 'model'; wanted a mapping of names",
         ),
         ({"n": torch.arange(3)}, {"n": torch.arange(3)}, "a has no floating-point parameters"),
-        ([torch.ones(2)], {"u": torch.ones(2)}, "a is a list; wanted a torch.nn.Module or a state dict"),
+        ([torch.ones(2)], {"u": torch.ones(2)}, "a is a list; wanted a torch.nn.Module, a state dict or a file"),
     ],
 )
 def test_points_that_do_not_fit(a, b, text):

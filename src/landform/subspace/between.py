@@ -1,17 +1,19 @@
 """`between` and `plane_through`: the line through two checkpoints and the plane through three."""
 
 from collections.abc import Mapping
+from os import PathLike
 
 import torch
 from torch import Tensor, nn
 
 from landform.calling import state_at
+from landform.checkpoints.checkpoint import checkpoint
 from landform.errors import ArchitectureError, InputError
 from landform.subspace.orthogonal import cosine
 from landform.subspace.subspace import Subspace
 
-State = nn.Module | Mapping[str, Tensor]
-"""A point in parameter space: a model, or its ``state_dict()``."""
+State = nn.Module | Mapping[str, Tensor] | str | PathLike[str]
+"""A point in parameter space: a model, its ``state_dict()``, or a file that `landform.checkpoints.checkpoint` opens."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _LINE = 1e-10
@@ -24,7 +26,7 @@ def between(a: State, b: State) -> Subspace:
     h = 0 is a, h = 1 is b, and a range such as [−0.25, 1.25] shows what lies beyond.
 
     Args:
-        a: A model or a state dict.
+        a: A model, a state dict, or a file of one (safetensors, ``torch.save``, Lightning).
         b: Another, with the same names and shapes. Both are left as they are; what is kept are copies.
 
     Returns:
@@ -45,7 +47,7 @@ def between(a: State, b: State) -> Subspace:
         >>> line.at(torch.tensor([0.25]))["w"]
         tensor([1.5000, 2.0000])
     """
-    return _through(a, b)
+    return _through(a, b).replace(meta={"kind": "between"}, ranges=[(0, 1)])
 
 
 def plane_through(a: State, b: State, c: State) -> Subspace:
@@ -55,7 +57,7 @@ def plane_through(a: State, b: State, c: State) -> Subspace:
     orthogonal, so that these coordinates are exact; `landform.subspace.cosine` tells how skewed the plane is.
 
     Args:
-        a: A model or a state dict.
+        a: A model, a state dict or a file.
         b: Another, as for `between`.
         c: A third.
 
@@ -81,7 +83,7 @@ def plane_through(a: State, b: State, c: State) -> Subspace:
             f"a, b and c are on one line (the cosine of b − a and c − a is {angle:.12g}), so they span no plane; take a"
             " third point off the line, or between(a, b)"
         )
-    return plane
+    return plane.replace(meta={"kind": "plane_through", "cosine": angle}, ranges=[(-0.25, 1.25)] * 2)
 
 
 def _through(*states: State) -> Subspace:
@@ -120,8 +122,10 @@ def _tensors(label: str, state: State, buffers: set[str]) -> dict[str, Tensor]:
                 )
             if name not in buffers and name.rpartition(".")[2] not in _BUFFERS:
                 found[name] = value.detach()
+    elif isinstance(state, str | PathLike):
+        found = {name: value for name, value in checkpoint(state).state().items() if name not in buffers}
     else:
-        raise InputError(f"{label} is a {type(state).__name__}; wanted a torch.nn.Module or a state dict")
+        raise InputError(f"{label} is a {type(state).__name__}; wanted a torch.nn.Module, a state dict or a file")
     found = {name: value for name, value in found.items() if value.is_floating_point()}
     if not found:
         raise InputError(f"{label} has no floating-point parameters")
