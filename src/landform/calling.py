@@ -1,11 +1,9 @@
 """Calling a model without leaving a trace: modes, random state, parameters by name, heads of the output."""
 
 import contextlib
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -13,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from landform.data.hashing import hash_tensors
 from landform.errors import ArchitectureError, InputError, unknown_name
+from landform.randomness import random_as_found
 
 Model = nn.Module | Callable[[Tensor], Any]
 """What a user may call a model: a module, or any function from a batch of inputs to outputs."""
@@ -63,32 +62,6 @@ def plain_name(name: str) -> str:
     while len(parts) > 1 and parts[0] == "module":
         parts = parts[1:]
     return ".".join(parts)
-
-
-@contextlib.contextmanager
-def random_as_found(devices: Sequence[int] = ()) -> Iterator[None]:
-    """Put the global random states of PyTorch, NumPy and Python back afterwards.
-
-    Args:
-        devices: Numbers of CUDA devices whose states are put back too.
-
-    Yields:
-        Nothing.
-
-    Example:
-        >>> with random_as_found():
-        ...     inside = torch.rand(1), random.random()
-        >>> (torch.rand(1), random.random()) == inside
-        True
-    """
-    python = random.getstate()
-    legacy = np.random.get_state()  # noqa: NPY002  the global state is what augmentations draw from
-    with torch.random.fork_rng(devices=list(devices)):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ SOURCES = {
     "batches": lambda: [(X[:3], Y[:3]), (X[3:], Y[3:])],
     "tuple of batches": lambda: ((X[:3], Y[:3]), (X[3:], Y[3:])),
     "generator": lambda: (batch for batch in [(X, Y)]),
+    "columns": lambda: {"x": X.numpy(), "y": Y},
     "mappings": lambda: [{"input_ids": X[:3], "labels": Y[:3]}, {"labels": Y[3:], "input_ids": X[3:]}],
     "tensor data set": lambda: TensorDataset(X, Y),
     "data set": Samples,
@@ -69,7 +70,18 @@ def test_a_read_only_array_is_copied():
 
 def test_a_sampler_of_ones_own_is_read_as_it_comes():
     sampler = WeightedRandomSampler([1.0] * 7, 20)
-    assert load_data(DataLoader(TensorDataset(X, Y), batch_size=3, sampler=sampler)).n == 20
+    loader = DataLoader(TensorDataset(X, Y), batch_size=3, sampler=sampler)
+    with pytest.raises(DataError, match=r"two passes of its loader visit different samples .* allow='shuffle'"):
+        load_data(loader)
+    data = load_data(loader, allow="shuffle")
+    assert data.n == 20
+    assert load_data(loader, allow="shuffle").hash == data.hash
+    fixed = DataLoader(TensorDataset(X, Y), batch_size=3, sampler=SubsetSampler([5, 1, 1]))
+    assert load_data(fixed).inputs[:, 0].tolist() == [10, 2, 2]
+
+
+class SubsetSampler(list):
+    """A fixed selection."""
 
 
 def test_data_passes_through_and_divides():
@@ -93,15 +105,19 @@ def test_data_passes_through_and_divides():
         (lambda: [(X, Y), (X.double(), Y)], r"float64\), those before .*float32"),
         (lambda: [(X, Y, Y)], r"batch 0 is a tuple of 3; wanted \(inputs, targets\)"),
         (lambda: [X, X, X], "batch 0 is a Tensor"),
-        (lambda: [{"input_ids": X, "labels": Y, "attention_mask": X}], "has keys input_ids, labels, attention_mask"),
-        (lambda: [{"inputs": X}], "exactly one input"),
+        (lambda: [{"input_ids": X, "labels": Y, "target": X}], "has keys input_ids, labels, target"),
+        (lambda: [{"inputs": X}], "has keys inputs; wanted exactly one target"),
+        (lambda: {"a": X, "labels": Y}, "has keys a, labels; wanted exactly one target"),
         (lambda: TensorDataset(X), "TensorDataset of 1 tensors"),
         (lambda: ([[1.0], [2.0, 3.0]], [0, 1]), "samples of different lengths"),
         (lambda: (np.array(["a", "b"]), Y[:2]), "inputs: wanted numbers, got an array of <U1"),
         (lambda: [(X, object())], "targets: wanted numbers, got object"),
         (lambda: [(X[0, 0], Y[0])], "single number"),
         (lambda: 3, "cannot read data from int"),
-        (lambda: {"x": X, "y": Y}, "cannot read data from dict"),
+        (
+            lambda: {"first": (X, Y), "second": (X, Y)},
+            r"several data sets \(first, second\); say which one, e.g. split='first'",
+        ),
         (lambda: (X * float("nan"), Y), "14 NaN"),
     ],
 )

@@ -2,20 +2,30 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from landform.data.bundled import BUNDLED, bundled, split_indices
 from landform.data.collect import collect
+from landform.data.columns import is_columns
 from landform.data.data import Data
 from landform.data.files import TargetKind, read_csv, read_npz
 from landform.data.idx import idx_folder, named_idx
+from landform.data.reading import check_allow
 from landform.data.user import call_loader
 from landform.errors import DataError, InputError, unknown_name
 
 NAMES = (*BUNDLED, "fashion-mnist", "mnist")
 """Data sets that `load_data` knows by name."""
+
+MAX_BYTES = 1 << 33
+"""Most bytes that are read into memory by default: 8 GiB."""
+
+SPLITS = ("train", "training", "test", "validation", "valid", "val", "dev", "eval")
+"""Names that a mapping of tensors may have and yet be one of several data sets."""
 
 _ALIASES = {"fashion": "fashion-mnist", "fashion_mnist": "fashion-mnist", "breast-cancer": "breast_cancer"}
 
@@ -28,7 +38,8 @@ def load_data(
     target: str | int | None = None,
     header: bool | None = None,
     target_kind: TargetKind = "auto",
-    max_bytes: int = 1 << 33,
+    allow: str | Sequence[str] = (),
+    max_bytes: int = MAX_BYTES,
 ) -> Data:
     """Load a data set by name, from a file, from the user's own code, or from Python objects.
 
@@ -39,8 +50,10 @@ def load_data(
               ``"fashion-mnist"`` (or ``"fashion"``), ``"mnist"`` (idx files, see ``root``);
             - a path: ``.npz`` with ``x`` and ``y`` (bytes are scaled to [0, 1]), ``.csv``, or a folder of idx files;
             - ``"module:loader"``: the user's own function, imported and called; it returns anything listed here;
-            - ``(X, y)`` of tensors or arrays, a torch ``Dataset`` or ``DataLoader``, any iterable of
-              ``(inputs, targets)`` batches; a `Data` passes through.
+            - ``(X, y)`` of tensors or arrays, a mapping of arrays (``{"input_ids": …, "attention_mask": …, "labels":
+              …}``), a tensor of tokens ``[n, tokens]``, a torch ``Dataset`` or ``DataLoader``, a Hugging Face
+              ``Dataset`` or ``DatasetDict``, any iterable of ``(inputs, targets)`` batches or of mappings; a `Data`
+              passes through.
         split: ``"train"``, ``"test"`` or ``"all"``. None, the default, means ``"train"`` where the source has parts
             of its own (names, idx folders, ``x_train`` in an archive, a loader with a parameter ``split``) and
             everything elsewhere. A source without parts is divided 80 : 20 when a part is asked for: of each class
@@ -51,6 +64,8 @@ def load_data(
         header: CSV only: whether the first row holds names; None finds out.
         target_kind: CSV only: ``"labels"``, ``"values"`` or ``"auto"``, which takes whole numbers ≥ 0 and words as
             labels.
+        allow: ``"augmentation"``: take one draw of data that differ in every read; ``"shuffle"``: one pass of a loader
+            that visits other samples in every pass. Refused by default: the loss would be one of other data each time.
         max_bytes: Limit on the size of an array read or of what is collected, 8 GiB by default.
 
     Returns:
@@ -72,6 +87,9 @@ def load_data(
         >>> load_data((torch.zeros(3, 2), torch.tensor([0, 1, 1])))
         Data('arrays', 'all', inputs float32 [3, 2], targets int64 [3], 2 classes)
     """
+    accepted = check_allow(allow, ("augmentation", "shuffle"))
+    if isinstance(source, Mapping) and is_splits(source):
+        return load_data(_pick(source, split), allow=accepted, max_bytes=max_bytes)
     if split not in (None, "train", "test", "all"):
         raise InputError(f"split is {split!r}; wanted 'train', 'test' or 'all'")
     if isinstance(source, Data):
@@ -89,7 +107,7 @@ def load_data(
             data = (
                 found
                 if isinstance(found, Data)
-                else dataclasses.replace(collect(found, max_bytes=max_bytes), name=source)
+                else dataclasses.replace(collect(found, max_bytes=max_bytes, allow=accepted), name=source)
             )
             if own:
                 return data if isinstance(found, Data) else dataclasses.replace(data, split=split or "train")
@@ -116,8 +134,31 @@ def load_data(
                 f"{path}: unknown kind of file; wanted .npz (arrays x and y), .csv, or a folder of idx files"
             )
         return data if split is None else _part(data, split)
-    data = collect(source, max_bytes=max_bytes)
+    data = collect(source, max_bytes=max_bytes, allow=accepted)
     return data if split is None else _part(data, split)
+
+
+def is_splits(source: Mapping[Any, Any]) -> bool:
+    """Whether a mapping holds one data set a name, as against one array a name.
+
+    Args:
+        source: The mapping.
+
+    Returns:
+        True for ``{"train": …, "test": …}`` and a Hugging Face ``DatasetDict``.
+    """
+    return bool(source) and (not is_columns(source) or all(key in SPLITS for key in source))
+
+
+def _pick(source: Mapping[Any, Any], split: str | None) -> object:
+    if split in source:
+        return source[split]
+    if split is None and len(source) == 1:
+        return next(iter(source.values()))
+    raise DataError(
+        f"a mapping of several data sets ({', '.join(map(str, source))})"
+        + (f", none of them called {split!r}" if split else f"; say which one, e.g. split={next(iter(source))!r}")
+    )
 
 
 def _part(data: Data, split: str | None) -> Data:

@@ -15,6 +15,9 @@ from landform.errors import InputError
 BatchNorm = Literal["frozen", "recalibrate", "batch"]
 """What normalises: the model's running statistics, statistics recomputed at each point, or those of each batch."""
 
+FINDINGS = ("augmentation", "shuffle", "dropout", "batch_norm", "random", "coupled")
+"""What a probe may find and ``allow=`` may accept."""
+
 HALF = (torch.float16, torch.bfloat16)
 
 

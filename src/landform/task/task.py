@@ -9,13 +9,14 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from landform.calling import Model, as_found, split_heads, unwrap
-from landform.data import Data, load_data
-from landform.errors import DataError, InputError
+from landform.data import Data
+from landform.data.reading import check_allow
+from landform.errors import DataError, InputError, unknown_name
 from landform.losses import Loss, LossLike, LossSum, resolve_loss
 from landform.metrics import Metric, MetricLike, resolve_metrics
 from landform.task import stepping
-from landform.task.batch import Batch
-from landform.task.running import Session, Settings
+from landform.task.batch import Batch, load_splits
+from landform.task.running import FINDINGS, Session, Settings
 
 DEFAULT_BATCH = 1024
 """Samples a forward pass: large enough for matrix products at full speed, small enough for convolutions."""
@@ -41,11 +42,15 @@ class Task:
             ``(outputs, targets)``; cross-entropy by default, as most classifiers have it. A function that returns one
             value a sample is averaged exactly; one that returns a number is called on all outputs at once. A module is
             read when the task is built.
-        data: Anything that `landform.data.load_data` takes; None for a task whose data come later (`replace`).
+        data: Anything that `landform.data.load_data` takes, or a mapping of several such (``{"train": …, "test": …}``:
+            the first is the task's own, the others are reached by `split`); None for a task whose data come later
+            (`replace`). With a step, batches may have any structure.
         step: Instead of a loss: a function ``step(model, batch)`` of the model and a batch as the loader gives it, as
             in a training loop. It returns one loss a sample, shape ``[n]``, or one number, or a mapping of such with
             ``"loss"`` among them; the others are metrics.
         metrics: What to measure beside the loss: `landform.metrics.resolve_metrics`.
+        allow: What is random and shall be accepted, frozen at one draw: ``"augmentation"``, ``"shuffle"`` (of data:
+            `landform.data.load_data`).
         name: What to call the task; the model's class by default.
 
     Raises:
@@ -76,6 +81,7 @@ class Task:
         "_resolved",
         "_session",
         "_settings",
+        "_splits",
         "_step",
         "_stepped",
         "_wanted",
@@ -89,6 +95,7 @@ class Task:
         *,
         step: Callable[[Any, Any], Any] | None = None,
         metrics: MetricLike | Sequence[MetricLike] = (),
+        allow: str | Sequence[str] = (),
         name: str | None = None,
     ) -> None:
         if isinstance(model, type) or not callable(model):
@@ -107,9 +114,10 @@ class Task:
                 f"metrics {', '.join(m.name for m in self._metrics[0])} need outputs, which a step keeps to itself; "
                 "let it return a mapping: {'loss': …, 'accuracy': …}"
             )
-        self._data = None if data is None else load_data(data)
+        self._settings = Settings(allow=check_allow(allow, FINDINGS))
+        self._splits = load_splits(data, self._settings.allow, step=step is not None)
+        self._data = next(iter(self._splits.values()), None)
         self._name = name or str(getattr(self._model, "__name__", type(self._model).__name__))
-        self._settings = Settings()
         self._heads: tuple[str, ...] | None = None
         self._per_sample: bool | None = None
         self._stepped: tuple[str, ...] | None = None
@@ -160,6 +168,33 @@ class Task:
         if self._data is None:
             raise DataError(f"task {self.name} has no data; build it with data=…, or use task.replace(data=…)")
         return self._data
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the data sets; the first is the task's own."""
+        return tuple(self._splits)
+
+    def split(self, name: str) -> "Task":
+        """Build the same task on one of its data sets.
+
+        Args:
+            name: Which one, of `splits`.
+
+        Returns:
+            The task, whose only data set it is.
+
+        Raises:
+            UnknownNameError: There is none of this name, with the nearest.
+
+        Example:
+            >>> from torch import nn
+            >>> task = Task(nn.Linear(64, 10), data={"train": "digits", "test": "digits"})
+            >>> task.splits, task.n, task.split("test").n
+            (('train', 'test'), 1442, 355)
+        """
+        if name not in self._splits:
+            raise unknown_name("split", name, self._splits)
+        return self.replace(data=self._splits[name])
 
     @property
     def n(self) -> int:
@@ -216,8 +251,9 @@ class Task:
         return Task(
             self.model if model is None else model,
             loss if loss is not None or self._step is not None else self.loss,
-            self._data if data is None else data,
+            self._splits if data is None and len(self._splits) > 1 else self._data if data is None else data,
             step=self._step if loss is None else None,
+            allow=self._settings.allow,
             metrics=self._wanted if metrics is None else metrics,
             name=name or self.name,
         )
