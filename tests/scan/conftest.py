@@ -79,6 +79,10 @@ class Rounds(AbstractSampler):
         self.value[part], self.samples[part] = num / den, self.n
         self.at = part.stop
 
+    def tell_part(self, rows, found):
+        num, den = (found.num.sum(-1), found.den.sum(-1)) if self.per_sample else (found.num, found.den)
+        self.value[self.at + rows], self.samples[self.at + rows] = num / den, self.n
+
     def estimate(self):
         zeros = torch.where(self.samples[:, None] > 0, 0.0, torch.nan).double().expand(-1, 2).clone()
         level = torch.zeros(len(self.h), dtype=torch.int64)

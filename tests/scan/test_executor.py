@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 def measure(pool, rounds, h, tile=2, per_sample=False):
     with pool:
-        return run(rounds(h, 7, 10, per_sample), pool, 2, tile=lambda *_: tile, h=h, n=7).estimate.value.numpy()
+        return run(rounds(h, 7, 10, per_sample), pool, 2, tile=lambda *_: tile).estimate.value.numpy()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def by(points):
 @pytest.mark.parametrize(("size", "per_sample"), [(None, False), (10, False), (4, True)])
 def test_tiles_and_rounds_do_not_matter(recipe, rounds, square, truth, same, tile, size, per_sample):
     sampler = rounds(square, 7, size, per_sample)
-    done = run(sampler, HerePool(recipe()), 2, tile=by(tile), h=square, n=7)
+    done = run(sampler, HerePool(recipe()), 2, tile=by(tile))
     np.testing.assert_allclose(done.estimate.value, truth, rtol=1e-14)
     assert np.isnan(truth).any()
     assert done.complete
@@ -49,13 +49,13 @@ class Stops(AbstractPool):
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_an_interruption_leaves_what_was_measured(recipe, rounds, square, truth, per_sample):
     pool = Stops(recipe(), 3)
-    done = run(rounds(square, 7, 10, per_sample), pool, 2, tile=by(4), h=square, n=7)
+    done = run(rounds(square, 7, 10, per_sample), pool, 2, tile=by(4))
     assert not done.complete
     assert pool.closed
     got = done.estimate.samples > 0  # round 1 has tiles of 4, 4 and 2; answers came from its end
     assert got.nonzero().reshape(-1).tolist() == list(range(10))
     pool.left = 2
-    done = run(rounds(square, 7, 10, per_sample), pool, 2, tile=by(4), h=square, n=7)
+    done = run(rounds(square, 7, 10, per_sample), pool, 2, tile=by(4))
     got = done.estimate.samples > 0
     assert got.nonzero().reshape(-1).tolist() == list(range(4, 10))
     np.testing.assert_allclose(done.estimate.value[got], truth[got], rtol=1e-14)
@@ -66,24 +66,19 @@ def test_an_interruption_leaves_what_was_measured(recipe, rounds, square, truth,
 
 def test_an_interruption_before_anything_is_measured_is_passed_on(recipe, rounds, square):
     with pytest.raises(KeyboardInterrupt):
-        run(rounds(square, 7), Stops(recipe(), 0), 2, tile=by(4), h=square, n=7)
-
-
-def test_a_round_on_some_samples_is_not_taken_for_the_whole(recipe, rounds, square):
-    with pytest.raises(KeyboardInterrupt):
-        run(rounds(square, 7), Stops(recipe(), 2), 2, tile=by(4), h=square, n=8)  # the data set has 8
+        run(rounds(square, 7), Stops(recipe(), 0), 2, tile=by(4))
 
 
 def test_an_error_of_the_engine_is_passed_on(recipe, rounds, square):
     with pytest.raises(ArithmeticError, match="no number at"):
-        run(rounds(square, 7), HerePool(recipe(fail_at=(0.25, 0.5))), 2, tile=by(4), h=square, n=7)
+        run(rounds(square, 7), HerePool(recipe(fail_at=(0.25, 0.5))), 2, tile=by(4))
 
 
 def test_the_bar_tells_points_samples_uncertainty_and_time_left(recipe, rounds, square, capsys, monkeypatch):
-    run(rounds(square, 7, 10), HerePool(recipe()), 2, tile=by(4), h=square, n=7)
+    run(rounds(square, 7, 10), HerePool(recipe()), 2, tile=by(4))
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
-    run(rounds(square, 7, 10), HerePool(recipe(wait=0.12)), 2, tile=by(4), h=square, n=7, progress=True)
+    run(rounds(square, 7, 10), HerePool(recipe(wait=0.12)), 2, tile=by(4), progress=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert "scan:" in err

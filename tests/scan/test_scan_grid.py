@@ -12,8 +12,10 @@ from landform.data import Data
 from landform.errors import InputError
 from landform.imprint import imprint
 from landform.pattern import Pattern, SumPattern
-from landform.scan import grid as engine
+from landform.scan import imprints as collapsed
+from landform.scan import run as runner
 from landform.scan import scan
+from landform.scan.engine.functional import FunctionalEngine
 from landform.subspace import Subspace
 from landform.task import Task
 
@@ -53,7 +55,7 @@ def test_attributes_say_what_it_is(quadratic, digits_imprint):
         assert name in surface.attrs
     assert surface.attrs["loss"] == "mse"
     assert surface.attrs["model"] == "Linear"
-    assert surface.attrs["engine"] == "full"
+    assert surface.attrs["engine"] in ("affine", "functional")
     assert surface.attrs["evaluations"] == 4
     assert "torch" in surface.attrs["versions"]
     made = scan(digits_imprint, grid=3)
@@ -164,25 +166,27 @@ def test_values_that_are_not_finite_are_kept():
 def test_ctrl_c_leaves_what_was_measured(quadratic, monkeypatch):
     task, space = quadratic
     calls = []
-    whole = Task.evaluate
+    whole = FunctionalEngine.sums
 
-    def evaluate(self, *args, **options):
+    def sums(self, *args, **options):
         calls.append(1)
         if len(calls) == 6:
             raise KeyboardInterrupt
         return whole(self, *args, **options)
 
-    monkeypatch.setattr(Task, "evaluate", evaluate)
+    monkeypatch.setattr(FunctionalEngine, "sums", sums)
+    monkeypatch.setattr(runner, "TILE_WORK", 1)  # a point a tile
     with pytest.warns(UserWarning, match="interrupted: 5 of 9 points are measured"):
-        surface = scan(task, space, grid=3)
+        surface = scan(task, space, grid=3, engine="functional")
     values = surface.loss.values.reshape(-1)
     assert np.isfinite(values[:5]).all()
     assert np.isnan(values[5:]).all()
     assert surface.samples.values.reshape(-1).tolist() == [4] * 5 + [0] * 4
+    assert surface.status.values.reshape(-1).tolist() == [0] * 5 + [2] * 4  # 2: missing
     assert surface.attrs["complete"] is False
     calls[:] = [1] * 5
     with pytest.raises(KeyboardInterrupt):
-        scan(task, space, grid=3)
+        scan(task, space, grid=3, engine="functional")
 
 
 def test_the_model_is_left_as_found(quadratic):
@@ -197,7 +201,7 @@ def test_the_model_is_left_as_found(quadratic):
 
 def test_batches_do_not_matter(digits_imprint, monkeypatch):
     whole = scan(digits_imprint, grid=7, check=0)
-    monkeypatch.setattr(engine, "BATCH", 5)
+    monkeypatch.setattr(collapsed, "BATCH", 5)
     np.testing.assert_allclose(scan(digits_imprint, grid=7, check=0).loss, whole.loss, atol=3e-7)
 
 

@@ -57,8 +57,6 @@ def measure(store, rounds, recipe, h, size=10, tile=2, per_sample=False, **optio
         HerePool(recipe(**options)),
         2,
         tile=lambda *_: tile,
-        h=h,
-        n=7,
         store=store,
     )
 
@@ -224,7 +222,7 @@ WRITER = """
     {before}
     store = ScanStore({path!r}, {identity!r})
     pool = HerePool(conftest.Recipe(log={log!r}, wait={wait}))
-    done = run(conftest.Rounds(h, 7, 10), pool, 2, tile=lambda *_: 2, h=h, n=7, store=store)
+    done = run(conftest.Rounds(h, 7, 10), pool, 2, tile=lambda *_: 2, store=store)
     print(done.computed, done.reused)
 """
 

@@ -1,23 +1,24 @@
-"""`scan`: measure a loss surface, exactly, point by point."""
+"""`scan`: measure a loss surface at the nodes of a grid or at points, and label it."""
 
+import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor, nn
+from torch import Tensor
 
-from landform.data import Data, load_data
+from landform.data import load_data
 from landform.errors import InputError
-from landform.imprint.collapsed import BATCH, losses_at, outputs_at
 from landform.imprint.imprint import Imprint
-from landform.response import respond_like, transfer
+from landform.scan.engine.space import AnySpace
+from landform.scan.imprints import measure_imprint, promised
 from landform.scan.places import Places, default_grid, grid_places, point_places
-from landform.scan.surface import brief, build_surface, unit_of, versions
-from landform.subspace import Subspace
+from landform.scan.surface import build_surface, join_splits, label, versions
+from landform.scan.tasks import Options, measure_task
 from landform.task import Task
 
 if TYPE_CHECKING:
@@ -25,27 +26,11 @@ if TYPE_CHECKING:
 
 DEFAULT_GRID = {1: 65, 2: 33}
 """Nodes per axis for a plain task, where each node is a pass over the data."""
-CHECK_WORK = 2e11
-"""Multiply-adds that the cross-check of a made surface may cost by default: some ten seconds on a laptop."""
-CHECK_POINTS = 4
-CHECK_TOLERANCE = 1e-5
-MAX_NUMBERS = 1 << 25
-"""Activations of the widest layer that a batch of points may hold (128 MB in float32)."""
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What was measured and what is to be said about it."""
-
-    losses: Float64[Tensor, "points heads"]
-    target: Float64[Tensor, "points heads"] | None
-    done: int
-    attrs: dict[str, Any]
 
 
 def scan(
     subject: Imprint | Task,
-    subspace: Subspace | None = None,
+    subspace: AnySpace | None = None,
     *,
     grid: int | Sequence[int] | None = None,
     points: Float64[Tensor, "points z"] | Sequence[Sequence[float | int]] | None = None,
@@ -53,6 +38,18 @@ def scan(
     axes: Sequence[int] | None = None,
     at: Sequence[float | int] | Tensor | None = None,
     data: object = None,
+    tolerance: float | int | tuple[str, float] = 0.0,
+    confidence: float = 0.99,
+    subset: int | None = None,
+    target: Literal["data", "population"] = "data",
+    seed: int = 0,
+    engine: str = "auto",
+    batch_size: int | None = None,
+    executor: object = None,
+    workers: int | None = None,
+    dask: object = None,
+    store: str | Path | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     check: int | None = None,
     progress: bool | None = None,
 ) -> "xarray.Dataset":
@@ -60,11 +57,12 @@ def scan(
 
     The loss at h is the data-set loss of the network with parameters origin + Σ_i h_i·direction_i, over all samples. An
     imprint is input-independent, so its loss comes from one forward pass a point ("collapsed"); a few points are then
-    measured again the long way, with every sample going through the network.
+    measured again the long way, with every sample going through the network. With an option that is about samples,
+    engines, workers or stores, an imprint is measured the long way everywhere.
 
     Args:
-        subject: An imprint, or a task together with a subspace.
-        subspace: Where to look with a task; an imprint has its own.
+        subject: An imprint, or a task together with a subspace. The metrics of a task are measured too.
+        subspace: Where to look with a task; an imprint has its own. A curve has one coordinate.
         grid: Nodes per axis, one number or one per axis. None: an imprint's pattern nodes (every 2nd, 4th, … where
             z ≥ 3 makes more than 100,000); for a task 65 (z = 1) or 33 × 33 (z = 2).
         points: Points to measure instead, shape ``[points, z]``; the result then has a ``node`` dim.
@@ -73,164 +71,147 @@ def scan(
         axes: Numbers of the coordinates that vary, e.g. ``(1, 2)`` for a plane in a space of 100; all by default.
         at: A point ``[z]`` through which such a slice goes; the middle of the ranges by default.
         data: Another data set, e.g. a test split. The ``target`` of an imprint is then what its labels predict
-            (`landform.response.transfer`).
+            (`landform.response.transfer`). Several by name, ``{"train": …, "test": …}``, give a dim ``split``.
+        tolerance: 0, the default, measures every node.
+        confidence: Of the intervals, for all nodes at once; 0.99 by default, since a surface is looked at as a whole.
+        subset: Measure every point on so many samples only, drawn at random and the same everywhere, with their
+            standard error and interval; all by default.
+        target: What an interval is about: ``"data"``, the loss over this data set, or ``"population"``, the loss over
+            what the samples were drawn from, which the whole data set only estimates.
+        seed: Which random samples.
+        engine: How losses are computed; ``"auto"`` chooses.
+        batch_size: Samples a forward pass; None lets the engine choose.
+        executor: Where: anything with the interface of `concurrent.futures.Executor`. This process by default.
+        workers: Start so many processes of one thread each on this machine, with dask.
+        dask: Address of a dask scheduler, ``"tcp://host:8786"``, or a client.
+        store: A folder or URL (``"s3://bucket/key"``) where answers are kept as they come. If the process dies, the
+            same call goes on from there; a store of another scan is refused. Several data sets have one each, below.
+        storage_options: Options of the file system of ``store``, as fsspec takes them.
         check: At how many random points (seed 0) an imprint is measured the long way. None: up to 4, fewer (but one)
             for large networks on large data. 0 for none.
         progress: Show a bar on stderr; None: on a terminal, when it takes longer than a second.
 
     Returns:
-        A dataset with ``loss``, ``loss_stderr`` (0: exact), ``samples`` and for imprints ``target`` and ``difference``,
-        on the true coordinates ``h1`` … ``hz``. Values that are not finite stay as they are. Where the network's dtype
+        A dataset with ``loss``, ``loss_stderr`` (0: exact), ``loss_lower`` and ``loss_upper`` (which hold at all points
+        at once), ``samples``, ``status``, the same for each metric, and for imprints ``target`` and ``difference``, on
+        the true coordinates ``h1`` … ``hz``. Values that are not finite stay as they are. Where the network's dtype
         cannot hold a coordinate, ``target`` is that of the rounded one, which is what the network was given.
         ``attrs`` say where it comes from; ``checked_difference`` is the largest difference to the long way.
-        After Ctrl-C the points not measured are NaN and ``attrs["complete"]`` is False.
+        After Ctrl-C what was measured is returned, with a warning: ``status`` says which points are missing, and
+        ``attrs["complete"]`` is False.
 
     Raises:
-        InputError: If subject and subspace do not fit, or the grid or the points cannot be.
+        InputError: If subject and subspace do not fit, or the grid, the points or the options cannot be.
         DataError: If there is no data, or they do not fit the loss.
+        StoreError: A store of another scan (what differs is named), or one that cannot be read or written.
+        ExecutorError: Workers that cannot be reached, or died; a store keeps what was finished.
 
     Cost:
-        An imprint: one row of a forward pass a point. A task: one pass over the data a point.
+        An imprint: one row of a forward pass a point. A task: one pass over the data a point. With a store: a file a
+        tile of some tenths of a second. Results do not depend on the number of workers, only, in their last digits, on
+        the number of threads that a matrix product uses.
 
     References:
         That an input-independent network needs no data but the label counts is Theorem 1 of Czarnecki, Osindero,
         Pascanu, Jaderberg, arXiv 1912.07559.
 
     Example:
+        >>> from landform.subspace import Subspace
         >>> origin = {"weight": torch.zeros(1, 1), "bias": torch.zeros(1)}
         >>> line = Subspace(origin, ({"bias": torch.ones(1)},))
-        >>> task = Task(nn.Linear(1, 1), "mse", (torch.zeros(2, 1), torch.tensor([[0.0], [2.0]])))
+        >>> task = Task(torch.nn.Linear(1, 1), "mse", (torch.zeros(2, 1), torch.tensor([[0.0], [2.0]])))
         >>> scan(task, line, grid=3, ranges=[(0, 2)]).loss.values.tolist()  # ½h² + ½(h − 2)²
         [2.0, 1.0, 2.0]
     """
     from landform.view.accessor import register
 
-    begin = time.perf_counter()
     register()
+    options = Options(
+        tolerance=tolerance,
+        confidence=confidence,
+        subset=subset,
+        target=target,
+        seed=seed,
+        engine=engine,
+        batch_size=batch_size,
+        executor=executor,
+        workers=workers,
+        dask=dask,
+        store=store,
+        storage_options=storage_options,
+        check=check,
+        progress=progress,
+    )
     if isinstance(subject, Imprint):
         if subspace is not None:
             raise InputError("an imprint has its own subspace; to look elsewhere, scan(imprint.task, subspace)")
         places = _imprint_places(subject, grid, points, ranges, axes, at)
-        found = _scan_imprint(subject, places, data, check, progress)
     elif isinstance(subject, Task):
         if subspace is None:
             raise InputError("a task needs a subspace to look along: scan(task, Subspace(origin, directions))")
-        if check is not None:
-            raise InputError("check= is for imprints; a task is measured with every sample as it is")
         places = _task_places(subspace, grid, points, ranges, axes, at)
-        found = _scan_task(subject if data is None else subject.replace(data=data), subspace, places, progress)
     else:
         raise InputError(f"scan measures an Imprint or a Task, got {type(subject).__name__}")
-    samples = torch.full((len(places.h),), found.attrs["n_samples"])
-    samples[found.done :] = 0
-    complete = found.done == len(places.h)
-    if not complete:
-        text = f"interrupted: {found.done} of {len(places.h)} points are measured, the others are NaN"
-        warnings.warn(text, stacklevel=2)
-    attrs = found.attrs | {
-        "evaluations": found.done,
-        "complete": complete,
-        "seconds": time.perf_counter() - begin,
-        "versions": versions(),
-    }
-    return build_surface(places, found.losses, target=found.target, samples=samples, unit=attrs["unit"], attrs=attrs)
+    if not _several(data):
+        return _surface(subject, subspace, places, data, options)
+    found = {}
+    for name, part in data.items():
+        below = options if store is None else dataclasses.replace(options, store=f"{str(store).rstrip('/')}/{name}")
+        found[name] = _surface(subject, subspace, places, part, below)
+        if not found[name].attrs["complete"]:
+            break
+    return join_splits(found)
 
 
-def _scan_imprint(imprint: Imprint, places: Places, data: object, check: int | None, progress: bool | None) -> _Found:
-    other = None if data is None else load_data(data)
-    task = imprint.task if imprint.task is not None and imprint.task.has_data else None
-    if other is not None and imprint.task is not None:
-        task = imprint.task.replace(data=other)
-    measure = _collapsed(imprint, other)
-    widest = max((int(width) for width in imprint.meta.get("widths", ())), default=1)
-    losses, done = _run(measure, places.h, max(16, min(BATCH, MAX_NUMBERS // widest)), progress)
-    dtype = next(iter(imprint.subspace.origin.values())).dtype
-    target = imprint.target(places.h.to(dtype).double()).reshape(len(places.h), -1).expand_as(losses).clone()
-    attrs = _attrs(imprint.model, places, imprint.response.name, imprint.response.unit, dtype, "collapsed")
-    held = other if other is not None else task.data if task is not None else None
-    attrs |= _about(held)
-    if held is None and imprint.certificate is not None:
-        attrs["data_hash"] = imprint.certificate.data_hash
-    attrs["title"] = f"{imprint.pattern.name} on {attrs['data']}" if attrs["data"] else imprint.pattern.name
-    attrs["range"] = list(imprint.range)
-    if other is not None:
-        lo, hi = imprint.range
-        maps = [transfer(r, respond_like(r, other.targets, weights=other.weights), lo, hi) for r in imprint.responses]
-        target = torch.stack([m.remap(column) for m, column in zip(maps, target.T, strict=True)], dim=1)
-        attrs |= {"transfer": maps[0].condition, "transfer_order": maps[0].order}
-    points, difference = (0, float("nan"))
-    if task is not None and done == len(places.h):
-        points, difference = _check(imprint, task, measure, check)
-    return _Found(losses, target, done, attrs | {"checked_points": points, "checked_difference": difference})
+def _several(data: object) -> TypeGuard[Mapping[str, object]]:
+    """Return whether these are data sets by name, not one data set whose inputs are a mapping of tensors."""
+    return isinstance(data, Mapping) and bool(data) and not any(isinstance(value, Tensor) for value in data.values())
 
 
-def _collapsed(imprint: Imprint, other: Data | None) -> Callable[[Tensor], Tensor]:
-    """Return the function that measures a batch of points from the outputs of one sample."""
-    if other is None:
-        return lambda h: losses_at(imprint, h)
-    responses = [respond_like(r, other.targets, weights=other.weights) for r in imprint.responses]
-
-    def measure(h: Tensor) -> Tensor:
-        heads = zip(outputs_at(imprint, h), responses, strict=True)
-        return torch.stack([response.loss(outputs.double()) for outputs, response in heads], dim=1)
-
-    return measure
-
-
-def _check(imprint: Imprint, task: Task, measure: Callable[[Tensor], Tensor], check: int | None) -> tuple[int, float]:
-    """Send all data through the network at a few points; return how many and the largest difference."""
-    work = float(imprint.parameters) * task.data.n
-    count = max(1, min(CHECK_POINTS, int(CHECK_WORK / work))) if check is None else check
-    if count < 1:
-        return 0, float("nan")
-    h = torch.rand(count, imprint.z, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    full = torch.stack([task.evaluate(imprint.subspace.at(point)).reshape(-1) for point in h])
-    difference = float((full - measure(h)).abs().max())
-    height = imprint.range[1] - imprint.range[0]
-    if not difference <= CHECK_TOLERANCE * height:
-        warnings.warn(
-            f"with all data passed through the network, the loss differs by up to {difference:.2g}"
-            f" ({difference / height:.1e} of the range) from the scan, which took the network to be input-independent;"
-            " the data may not be those of the imprint, its weights were changed, or its dtype rounds that much",
-            stacklevel=4,
+def _surface(
+    subject: Imprint | Task, subspace: AnySpace | None, places: Places, data: object, options: Options
+) -> "xarray.Dataset":
+    """Measure on one data set."""
+    begin = time.perf_counter()
+    if isinstance(subject, Imprint) and options.plain:
+        found = measure_imprint(subject, places, data=data, check=options.check, progress=options.progress)
+        samples = torch.full((len(places.h),), found.attrs["n_samples"])
+        samples[found.done :] = 0
+        complete = found.done == len(places.h)
+        attrs = found.attrs | _cost(begin, complete=complete) | {"evaluations": found.done}
+        if not complete:
+            _say_interrupted(found.done, len(places.h))
+        return build_surface(
+            places, found.losses, target=found.target, samples=samples, unit=attrs["unit"], attrs=attrs
         )
-    return count, difference
+    goal = None
+    if isinstance(subject, Imprint):
+        other = None if data is None else load_data(data)
+        if subject.task is None or (other is None and not subject.task.has_data):
+            raise InputError("this imprint was loaded without data; pass data=… to measure it sample by sample")
+        task = subject.task if other is None else subject.task.replace(data=other)
+        space: AnySpace = subject.subspace
+        goal = promised(subject, places, len(task.heads()), other)
+    else:
+        assert subspace is not None
+        task = subject if data is None else subject.replace(data=data)
+        space = subspace
+    measured = measure_task(task, space, places, options)
+    estimate = measured.run.estimate
+    if not measured.run.complete:
+        _say_interrupted(int((estimate.samples > 0).sum()), len(places.h))
+    attrs = measured.attrs | _cost(begin, complete=measured.run.complete)
+    units = {"loss": attrs["unit"]}
+    return label(places, estimate, measured.quantities, units=units, target=goal, attrs=attrs)
 
 
-def _scan_task(task: Task, subspace: Subspace, places: Places, progress: bool | None) -> _Found:
-    data = task.data
-
-    def measure(h: Tensor) -> Tensor:
-        return torch.stack([task.evaluate(subspace.at(point)).reshape(-1) for point in h])
-
-    losses, done = _run(measure, places.h, 1, progress)
-    dtype = next((value.dtype for value in subspace.origin.values() if value.is_floating_point()), torch.float32)
-    loss = task.loss_form.name
-    attrs = _attrs(task.model, places, loss, unit_of(loss), dtype, "full") | _about(data)
-    return _Found(losses, None, done, attrs | {"title": f"{task.name} on {attrs['data']}"})
+def _cost(begin: float, *, complete: bool) -> dict[str, Any]:
+    return {"complete": complete, "seconds": time.perf_counter() - begin, "versions": versions()}
 
 
-def _run(
-    measure: Callable[[Tensor], Tensor], h: Float64[Tensor, "points z"], batch: int, progress: bool | None
-) -> tuple[Float64[Tensor, "points heads"], int]:
-    """Measure batch by batch; after Ctrl-C return what there is and how many points that are."""
-    from tqdm.auto import tqdm
-
-    quiet = {None: None, True: False, False: True}[progress]  # to tqdm, None means: not on a terminal
-    losses, done = torch.empty(0), 0
-    with tqdm(total=len(h), desc="scan", unit="point", disable=quiet, delay=0 if progress else 1, leave=False) as bar:
-        try:
-            for part in torch.split(h, batch):
-                values = measure(part).detach().cpu()
-                if not done:
-                    losses = torch.full((len(h), values.shape[1]), torch.nan, dtype=torch.float64)
-                losses[done : done + len(part)] = values
-                done += len(part)
-                bar.update(len(part))
-        except KeyboardInterrupt:
-            if not done:
-                raise
-    return losses, done
+def _say_interrupted(done: int, points: int) -> None:
+    text = f"interrupted: {done} of {points} points are measured; status says what the others are"
+    warnings.warn(text, stacklevel=4)
 
 
 def _imprint_places(
@@ -249,7 +230,7 @@ def _imprint_places(
 
 
 def _task_places(
-    subspace: Subspace, grid: Any, points: Any, ranges: Any, axes: Sequence[int] | None, at: Any
+    subspace: AnySpace, grid: Any, points: Any, ranges: Any, axes: Sequence[int] | None, at: Any
 ) -> Places:
     if points is not None:
         return _points(subspace.z, grid, points, ranges, axes, at)
@@ -266,20 +247,3 @@ def _points(z: int, grid: Any, points: Any, *others: Any) -> Places:
     if any(other is not None for other in (grid, *others)):
         raise InputError("points= says where to look by itself; leave out grid, ranges, axes and at")
     return point_places(z, points)
-
-
-def _attrs(model: Any, places: Places, loss: str, unit: str, dtype: torch.dtype, engine: str) -> dict[str, Any]:
-    return {
-        "loss": loss,
-        "unit": unit,
-        "model": type(model).__name__ if isinstance(model, nn.Module) else str(getattr(model, "__name__", model)),
-        "dtype": str(dtype).removeprefix("torch."),
-        "engine": engine,
-        "grid": brief(places.shape),
-    }
-
-
-def _about(data: Data | None) -> dict[str, Any]:
-    if data is None:
-        return {"data": "", "data_hash": "", "n_samples": 0}
-    return {"data": f"{data.name} ({data.split})", "data_hash": data.hash, "n_samples": data.n}

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Int64
 from torch import Tensor
 
 from landform.scan.engine.base import Sums, Terms
@@ -92,8 +92,6 @@ def run(
     quantities: int,
     *,
     tile: Tiling,
-    h: Float64[Tensor, "points z"],
-    n: int,
     store: ScanStore | None = None,
     progress: bool | None = None,
 ) -> Run:
@@ -104,9 +102,6 @@ def run(
         pool: Where it is computed.
         quantities: How many there are.
         tile: How rounds are cut (`tiling`).
-        h: The points of the scan, in the order of the estimate; with them, what an interrupted round had got to is
-            not lost where it used all samples.
-        n: Number of samples.
         store: Where answers are kept as they come, and looked up first.
         progress: Show a bar on stderr: points, samples, uncertainty, time left. None: on a terminal, when it takes
             longer than a second.
@@ -137,7 +132,9 @@ def run(
                 partial = None
                 bar.told()
         except KeyboardInterrupt:
-            estimate = sampler.estimate() if partial is None else _overlay(sampler.estimate(), partial, h, n)
+            if partial is not None and bool(partial.there.any()):
+                sampler.tell_part(*partial.part())
+            estimate = sampler.estimate()
             if not bool((estimate.samples > 0).any()):
                 raise
             return Run(estimate, False, count.rounds, count.computed, count.reused, time.perf_counter() - begin)
@@ -177,18 +174,17 @@ class _Partial:
         self.there[start : start + len(num)] = True
 
     def found(self) -> Terms | Sums:
+        """Return the whole round."""
+        assert bool(self.there.all()), "a pool gave fewer answers than it was asked for"
+        return self.part()[1]
+
+    def part(self) -> tuple[Int64[Tensor, " rows"], Terms | Sums]:
+        """Return which points there are, and their answers."""
         assert self._num is not None
         assert self._den is not None
-        assert bool(self.there.all()), "a pool gave fewer answers than it was asked for"
-        return (Terms if self.request.per_sample else Sums)(self._num, self._den)
-
-    def full_values(self) -> tuple[Float64[Tensor, "points quantities"], Bool[Tensor, " points"]] | None:
-        """Return the quantities at the points that there are, or None if there is nothing."""
-        if self._num is None or self._den is None:
-            return None
-        if self.request.per_sample:
-            return self._num.sum(-1) / self._den.sum(-1), self.there
-        return self._num / self._den, self.there
+        rows = self.there.nonzero().reshape(-1)
+        num = self._num if len(rows) == len(self.there) else self._num[rows]
+        return rows, (Terms if self.request.per_sample else Sums)(num, self._den)
 
 
 def _answers(
@@ -208,22 +204,6 @@ def _answers(
                 kept.write(answer)
             count.computed += samples * len(answer.num)
             yield answer, True
-
-
-def _overlay(estimate: Estimate, partial: _Partial, h: Float64[Tensor, "points z"], n: int) -> Estimate:
-    """Add what an interrupted round had got to, where that used all samples."""
-    request, values = partial.request, partial.full_values()
-    if values is None or (request.start, request.stop) != (0, n):
-        return estimate
-    places: dict[bytes, list[int]] = {}
-    for index, row in enumerate(h.double().numpy()):
-        places.setdefault(row.tobytes(), []).append(index)
-    value, stderr, samples = estimate.value.clone(), estimate.stderr.clone(), estimate.samples.clone()
-    for row in partial.there.nonzero().reshape(-1).tolist():
-        for index in places.get(request.h[row].double().numpy().tobytes(), ()):
-            if samples[index] < n:
-                value[index], stderr[index], samples[index] = values[0][row], 0.0, n
-    return Estimate(value, stderr, samples, estimate.critical, estimate.level, estimate.notes)
 
 
 class _Bar:

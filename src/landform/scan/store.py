@@ -17,7 +17,7 @@ the same whoever computes them, and nothing is ever deleted or resized, so sever
 import json
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from landform.data.hashing import hash_tensors
-from landform.errors import StoreError
+from landform.errors import MissingExtraError, StoreError
 from landform.scan.sampler.base import Request
 from landform.scan.worker import Answer
 
@@ -174,6 +174,32 @@ class ScanStore:
                 f"{self.path} belongs to another scan; what differs: {'; '.join(differences)}. Choose another path"
             )
 
+    def agree(self, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what the first writer wrote under a name; the first one writes what ``make`` gives.
+
+        Args:
+            name: A name.
+            make: Gives what JSON can hold; numbers that are not finite too.
+
+        Returns:
+            What all writers go by.
+
+        Raises:
+            StoreError: The store cannot be read or written.
+        """
+        import zarr
+
+        with _said(f"{name} of {self.path}", "open"):
+            group = self._group.get(name)
+            if group is None:
+                try:
+                    attributes = {"value": json.dumps(dict(make()))}
+                    group = self._group.create_group(name, overwrite=False, attributes=attributes)
+                except zarr.errors.ContainsGroupError:  # another writer came first
+                    group = self._group[name]
+            found: dict[str, Any] = json.loads(str(group.attrs["value"]))
+            return found
+
     def round(self, number: int, request: Request, quantities: int, tile: int) -> Round:
         """Open a round, or begin it.
 
@@ -256,7 +282,12 @@ def _backend(path: str, storage_options: Mapping[str, Any] | None) -> Any:
         return LocalStore(Path(path.removeprefix("file://")).expanduser())
     try:
         return FsspecStore.from_url(path, storage_options=dict(storage_options or {}))
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        extra = "pip install 'landform[s3]'" if path.startswith("s3://") else "install what it names"
+        raise MissingExtraError(
+            f"a store at {path} needs a package that is not installed ({error}); {extra}"
+        ) from error
+    except ValueError as error:
         raise StoreError(f"{path} cannot be opened: {error}") from error
 
 
