@@ -34,6 +34,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Activations a(t) with a(t) − a(−t) = t, which pass a signed number with two units; and ReLU."""
 
 
+SINGLE = 1e-12
+"""A norm of a float64 network that is off by more has cast to float32 inside."""
+
+
 @dataclass(frozen=True)
 class Norm:
     """A normalisation of the stream.
@@ -45,6 +49,7 @@ class Norm:
         bias: Name of its bias, or None.
         gain: Name of its gain.
         gain_offset: The module multiplies by gain + this: 0, or 1 in some RMSNorms.
+        single: It casts to float32 inside, whatever the network's dtype.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Norm:
     gain: str
     bias: str | None
     gain_offset: float
+    single: bool
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def has_stream(model: nn.Module) -> bool:
         >>> has_stream(nn.TransformerEncoderLayer(8, 2)), has_stream(nn.Linear(2, 2))
         (True, False)
     """
-    return any(_is_norm(module) for module in model.modules())
+    return any(is_norm(module) for module in model.modules())
 
 
 def find_stream(model: nn.Module, sample: Any) -> Stream:
@@ -148,7 +154,7 @@ def find_stream(model: nn.Module, sample: Any) -> Stream:
     """
     heard = _overhear(model, sample)
     calls = [call for call in heard if not isinstance(call.module, nn.Embedding)]
-    norms = [position for position, call in enumerate(calls) if _is_norm(call.module)]
+    norms = [position for position, call in enumerate(calls) if is_norm(call.module)]
     if len(norms) < 2:
         raise ArchitectureError(
             f"{type(model).__name__} has {len(norms)} normalisation layers in its forward pass; a residual stream has"
@@ -176,7 +182,7 @@ def find_stream(model: nn.Module, sample: Any) -> Stream:
             " least (activations covered: " + ", ".join(ACTIVATIONS) + ")"
         )
     last = calls[norms[-1]]
-    after = [call for call in calls[norms[-1] + 1 :] if not _is_norm(call.module)]
+    after = [call for call in calls[norms[-1] + 1 :] if not is_norm(call.module)]
     if len(after) != 1 or not _reads(after[0].given, last.returned):
         what = ", ".join(f"'{call.name}'" for call in after) or "nothing"
         raise ArchitectureError(
@@ -209,7 +215,7 @@ def _overhear(model: nn.Module, sample: Any) -> list[_Call]:
     calls: list[_Call] = []
     with ExitStack() as stack:
         for name, module in network.named_modules():
-            if _is_norm(module) or _is_map(module) or _is_source(module):
+            if is_norm(module) or _is_map(module) or _is_source(module):
                 hook = module.register_forward_hook(_recorder(name, module, calls))
                 stack.callback(hook.remove)
         stack.enter_context(as_found(network))
@@ -239,7 +245,8 @@ def _recorder(name: str, module: nn.Module, calls: list[_Call]) -> Callable[[nn.
     return record
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
+    """Say whether a module is a LayerNorm or an RMSNorm, by class or by name."""
     return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
 
 
@@ -324,13 +331,16 @@ def _norm(call: _Call, names: Mapping[str, Any]) -> Norm:
     if f"{call.name}.weight" not in names or gain is None:
         raise ArchitectureError(f"norm '{call.name}' has no gain; the construction sets its gain")
     x = call.given.double()
+    gain, bias = gain.detach(), None if bias is None else bias.detach()
     shift = 0.0 if bias is None else bias.double()
     for kind, centred in (("layer", x - x.mean(-1, keepdim=True)), ("rms", x)):
         scaled = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
         for offset in (0.0, 1.0):
             if _close((scaled * (gain.double() + offset) + shift).to(call.returned.dtype), call.returned):
                 has_bias = f"{call.name}.bias" if bias is not None else None
-                return Norm(call.name, kind, eps, f"{call.name}.weight", has_bias, offset)
+                exact = scaled * (gain.double() + offset) + shift
+                away = float((exact - call.returned.double()).abs().max() / exact.abs().max())
+                return Norm(call.name, kind, eps, f"{call.name}.weight", has_bias, offset, away > SINGLE)
     raise ArchitectureError(f"norm '{call.name}' ({type(module).__name__}) is neither a LayerNorm nor an RMSNorm")
 
 
