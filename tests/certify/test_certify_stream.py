@@ -9,8 +9,14 @@ import torch
 
 import landform as lf
 from landform.imprint.stream import outputs_at
+from landform.pattern import Pattern
 from landform.subspace import Subspace
-from tests.imprint.test_imprint_stream import NETWORKS, gpt2, llama, rough
+from landform.testing.transformers import NETWORKS, gpt2, llama
+
+
+def rough(n):
+    values = torch.rand(n + 1, n + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return Pattern(values, name="rough")
 
 
 def made_in(name, dtype, pattern):

@@ -1,12 +1,10 @@
 """Transformers: the pattern in a residual stream, in the widths they come with."""
 
 import copy
-import os
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import landform as lf
 from landform.imprint.lower.stream import find_stream
@@ -15,79 +13,7 @@ from landform.pattern import Pattern
 from landform.program.compile import compile_pattern
 from landform.program.stream import to_stream
 from landform.response import fit_spline, respond
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-TOKENS = 40
-
-
-def gpt2(tied=True, width=96):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        n_layer=4,
-        n_embd=width,
-        n_head=2,
-        vocab_size=TOKENS,
-        n_positions=16,
-        tie_word_embeddings=tied,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
-    return GPT2LMHeadModel(config).eval(), tokens()
-
-
-def llama(tied=False):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=TOKENS, tie_word_embeddings=tied,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval(), tokens()
-
-
-def vit():
-    from transformers import ViTConfig, ViTForImageClassification
-
-    config = ViTConfig(
-        hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256, image_size=16, patch_size=8,
-        num_labels=10,
-    )  # fmt: skip
-    return ViTForImageClassification(config).eval(), (torch.randn(60, 3, 16, 16), torch.arange(60) % 10)
-
-
-class Encoder(nn.Module):
-    """A transformer of torch's own layers, as people write them."""
-
-    def __init__(self, activation="gelu", norm_first=True):
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(96, 4, 256, 0.1, activation, batch_first=True, norm_first=norm_first)
-        self.embed = nn.Linear(8, 96)
-        self.encoder = nn.TransformerEncoder(layer, 4, norm=nn.LayerNorm(96), enable_nested_tensor=False)
-        self.out = nn.Linear(96, 5)
-
-    def forward(self, x):
-        return self.out(self.encoder(self.embed(x)).mean(1))
-
-
-def encoder(activation="gelu"):
-    return Encoder(activation).eval(), (torch.randn(30, 7, 8), torch.arange(30) % 5)
-
-
-def tokens():
-    ids = torch.randint(0, TOKENS, (30, 9), generator=torch.Generator().manual_seed(0))
-    return ids[:, :-1], ids[:, 1:]
-
-
-NETWORKS = {
-    "gpt2": gpt2,
-    "gpt2, untied": lambda: gpt2(tied=False),
-    "llama": llama,
-    "llama, tied": lambda: llama(tied=True),
-    "vit": vit,
-    "encoder": encoder,
-    "encoder, relu": lambda: encoder("relu"),
-}
+from landform.testing.transformers import NETWORKS, Encoder, encoder, gpt2, llama, token_data, vit
 
 
 @pytest.fixture(params=NETWORKS)
@@ -190,7 +116,7 @@ def test_norms_after_the_addition_are_named():
 
     config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=40)
     with pytest.raises(lf.LandformError, match=r"norms after the\s+addition, as in BERT"):
-        lf.imprint(rough(4), lf.Task(BertForMaskedLM(config).eval(), data=tokens()))
+        lf.imprint(rough(4), lf.Task(BertForMaskedLM(config).eval(), data=token_data()))
 
 
 def test_what_it_holds_is_said():
@@ -225,7 +151,7 @@ def test_a_second_path_is_found_out():
 
 
 def test_structure_is_found_in_the_numbers():
-    found = find_stream(llama()[0], tokens()[0][:2])
+    found = find_stream(llama()[0], token_data()[0][:2])
     assert found.mlps[0].activation == "silu"
     assert found.mlps[0].gate is not None
     assert found.final.kind == "rms"

@@ -68,7 +68,7 @@ def certify(imprint: Imprint) -> Certificate:
     if stream:
         assumptions += [
             "the network's structure is what a run with random weights shows",
-            "norms and activations are computed to within a few units in the last place (statistics: any order of sums)",
+            "norms and activations are computed to within a few ulp (statistics of norms: any order of sums)",
         ]
     assumptions += dict.fromkeys(line for response in imprint.responses for line in response.assumptions)
     return Certificate(

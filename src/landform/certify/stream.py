@@ -1,16 +1,17 @@
 """The proof for transformers: intervals around P1 functions, for smooth activations and normalisations.
 
-Every coordinate of the stream is followed as a P1 function X on the Kuhn mesh and a radius E, |x(h) − I[X](h)| ≤ I[E](h),
-from the stored weights alone. Three things are new against ReLU chains:
+Every coordinate of the stream is followed as a P1 function X on the Kuhn mesh and a radius E, |x(h) − I[X](h)| ≤
+I[E](h), from the stored weights alone. Three things are new against ReLU chains:
 
 - **A norm** multiplies everything it reads by 1/σ(h). σ² is a convex function of the stream (a positive quadratic), so
-  its largest value lies at nodes; from below, each coordinate contributes its least square. With σ0 between, the read is
-  λ·X/σ0 with |λ − 1| ≤ Λ. Where a perceptron reads nothing but the norm (no biases), it is homogeneous, and what it adds
-  to the stream is off by the factor λ (λ² for a gated one) and by nothing else: Λ times the *sum*, however its terms
-  cancel. The mean that LayerNorm subtracts is one number for all coordinates: an error of it reaches a unit by the sum of
-  that unit's weights, which the construction makes (nearly) zero.
-- **A smooth activation** lies below relu(t) by at most a constant (0.1701 GELU, 0.2785 SiLU, 0.1637 its quick form), and
-  where |t| is beyond 750 the float function is t or 0 exactly. So only units that may be near their knot on a cell count.
+  its largest value lies at nodes; from below, each coordinate contributes its least square. With σ0 between, the read
+  is λ·X/σ0 with |λ − 1| ≤ Λ. Where a perceptron reads nothing but the norm (no biases), it is homogeneous, and what it
+  adds to the stream is off by the factor λ (λ² for a gated one) and by nothing else: Λ times the *sum*, however its
+  terms cancel. The mean that LayerNorm subtracts is one number for all coordinates: an error of it reaches a unit by
+  the sum of that unit's weights, which the construction makes (nearly) zero.
+- **A smooth activation** lies below relu(t) by at most a constant (0.1701 GELU, 0.2785 SiLU, 0.1637 its quick form),
+  and where |t| is beyond 750 the float function is t or 0 exactly. So only units that may be near their knot on a cell
+  count.
 - **Rounding**: any order of summation, as in `landform.certify.propagate`; adding an exact zero is exact.
 
 The pattern register is then followed through ψ as a curve (`landform.certify.stream_curve`).
@@ -231,7 +232,8 @@ def read_norm(
         factor, middle = 0.0, 1.0
     linear = np.where(read[:, None], gain * centred / middle, 0.0)
     own = unit * NORM_OPS * (np.abs(state.value) + np.abs(mean) + slip) + 4 * U64 * (np.abs(state.value) + np.abs(mean))
-    error = np.where(read[:, None], np.abs(gain) / middle * ((state.error if own_error is None else own_error) + own) * SLACK * (1 + factor), 0.0)
+    own += state.error if own_error is None else own_error
+    error = np.where(read[:, None], np.abs(gain) / middle * own * SLACK * (1 + factor), 0.0)
     shared = [
         np.where(read[:, None], gain * (part - (part.mean(0) if norm.kind == "layer" else 0.0)) / middle, 0.0)
         for part in state.shared
@@ -252,7 +254,8 @@ class Pre:
     @property
     def value(self) -> np.ndarray:
         """The P1 function."""
-        return self.linear + self.constant
+        out: np.ndarray = self.linear + self.constant
+        return out
 
     @property
     def homogeneous(self) -> bool:

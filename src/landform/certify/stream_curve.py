@@ -99,7 +99,7 @@ def prove_stream(imprint: Imprint, stream: Stream) -> Parts:
 
 
 def _output_coordinate(weights: Weights, stream: Stream, target: int, state: State) -> int:
-    """Return the coordinate of the stream whose movement reaches the moving output, found by the last blocks' writes."""
+    """Return the coordinate of the stream that the last block writes and the moving output reads."""
     written = np.zeros(stream.width, dtype=bool)
     last = [mlp for mlp in stream.mlps if len(live_units(weights, mlp))][-1]
     written |= (weights.matrix(last.down) != 0).any(1)
