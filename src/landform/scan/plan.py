@@ -42,15 +42,16 @@ def build_engine(
 
     Raises:
         UnknownNameError: Unknown name of an engine, with the nearest.
-        InputError: A batch size below 1, or an order that is no permutation.
+        InputError: A batch size below 1, an order that is no permutation, or a finding of `Task.check`.
         DataError: A task without data.
     """
     if engine not in get_args(EngineName):
         raise unknown_name("engine", engine, get_args(EngineName))
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; wanted at least 1, or None")
+    task.check()
     plain = FunctionalEngine(task, subspace, order=order, batch_size=batch_size)
-    if engine == "functional":
+    if engine == "functional" or (engine == "auto" and not task.settings.plain):
         return plain
     try:
         fast = AffineEngine(task, subspace, order=order, batch_size=batch_size)  # type: ignore[arg-type]

@@ -39,6 +39,20 @@ class Settings:
     batch_norm: BatchNorm = "frozen"
     allow: tuple[str, ...] = ()
 
+    @property
+    def noisy(self) -> bool:
+        """Whether draws of the model are accepted, and hence seeded."""
+        return "dropout" in self.allow or "random" in self.allow
+
+    @property
+    def plain(self) -> bool:
+        """Whether the model runs as it stands: then an engine may compute its layers by itself."""
+        return self == Settings(allow=self.allow) and not self.noisy
+
+
+class Prepared(dict[str, Tensor]):
+    """Parameters with running statistics that were recalibrated for them."""
+
 
 class Session:
     """The model's own state, brought to device and dtype once, for many calls.
@@ -61,7 +75,7 @@ class Session:
             self.dtype = torch.float32
         self.device = settings.device
         self._own = {name: self._placed(value) for name, value in own.items()}
-        self._buffers = [name for name, _ in model.named_buffers()] if isinstance(model, nn.Module) else []
+        self.buffers = [name for name, _ in model.named_buffers()] if isinstance(model, nn.Module) else []
 
     def _placed(self, value: Tensor) -> Tensor:
         dtype = self.dtype if value.is_floating_point() else None
@@ -79,7 +93,7 @@ class Session:
         if not isinstance(self.model, nn.Module):
             return state_at(self.model, parameters, None)
         given = given_state(self._own, self._alias, parameters or {})
-        copies = {name: self._own[name].clone() for name in self._buffers if name not in given}
+        copies = {name: self._own[name].clone() for name in self.buffers if name not in given}
         return self._own | copies | {name: self._placed(value) for name, value in given.items()}
 
     def call(self, function: Callable[..., Any], state: Mapping[str, Tensor], inputs: Any) -> Any:

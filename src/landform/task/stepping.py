@@ -28,7 +28,7 @@ def as_loss(step: Callable[[Any, Any], Any]) -> Loss:
     return Loss(name, {}, known=False, _function=refuse)
 
 
-def values_of(found: object, n: int, name: str) -> tuple[dict[str, Tensor], bool]:
+def values_of(found: object, n: int, name: str) -> dict[str, Tensor]:
     """Read what a step returned.
 
     Args:
@@ -37,7 +37,7 @@ def values_of(found: object, n: int, name: str) -> tuple[dict[str, Tensor], bool
         name: Whom to name in errors.
 
     Returns:
-        Float64 values on the CPU by quantity, the loss first, and whether all have one value a sample.
+        Float64 values on the CPU by quantity, the loss first: ``[n]``, or a number for the whole batch.
 
     Raises:
         InputError: Something else.
@@ -63,7 +63,7 @@ def values_of(found: object, n: int, name: str) -> tuple[dict[str, Tensor], bool
                 f"step {name} returned {key} of shape {list(value.shape)} for {n} samples; wanted [{n}] or a number"
             )
         result[key] = value
-    return result, all(value.ndim for value in result.values())
+    return result
 
 
 def sums_of(values: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,30 +1,26 @@
 """`Task`: a model, a loss and a data set, which is what a loss surface is a surface of."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from landform.calling import Model, as_found, split_heads, unwrap
-from landform.data import Data
-from landform.data.reading import check_allow
-from landform.errors import DataError, InputError, unknown_name
-from landform.losses import Loss, LossLike, LossSum, resolve_loss
-from landform.metrics import Metric, MetricLike, resolve_metrics
-from landform.task import stepping
-from landform.task.batch import Batch, load_splits
-from landform.task.running import FINDINGS, Session, Settings
+from landform.calling import Model, split_heads
+from landform.errors import InputError, unknown_name
+from landform.losses import LossLike, LossSum
+from landform.metrics import MetricLike
+from landform.task.batch import Batch
+from landform.task.caller import DEFAULT_BATCH, Caller
+from landform.task.findings import Finding, probe
+from landform.task.summing import add_up, parts_of, weighted
 
-DEFAULT_BATCH = 1024
-"""Samples a forward pass: large enough for matrix products at full speed, small enough for convolutions."""
 MAX_NUMBERS = 1 << 24
 """Numbers that the outputs of one batch may hold (128 MB in float64); a language model's batches are smaller for it."""
 
 
-class Task:
+class Task(Caller):
     """A model, a loss and a data set.
 
     The loss of a task is the loss over the *data set*, Σ_i w_i ℓ_i / Σ_i w_i d_i with the loss's own normaliser d_i
@@ -49,8 +45,18 @@ class Task:
             in a training loop. It returns one loss a sample, shape ``[n]``, or one number, or a mapping of such with
             ``"loss"`` among them; the others are metrics.
         metrics: What to measure beside the loss: `landform.metrics.resolve_metrics`.
-        allow: What is random and shall be accepted, frozen at one draw: ``"augmentation"``, ``"shuffle"`` (of data:
-            `landform.data.load_data`).
+        device: Where to compute: ``"cpu"``, ``"cuda"``, ``"mps"``, …; None for where the model is. The model itself
+            stays where it is.
+        dtype: In which dtype to compute; None for the model's own, but float32 for weights in half precision, so that
+            steps far below their resolution are seen.
+        autocast: True or a half-precision dtype for an autocast region around the model; weights stay in ``dtype``.
+        batch_norm: What BatchNorm normalises by. ``"frozen"``: the model's running statistics, at every point, as in
+            most papers. ``"recalibrate"``: statistics of the network at each point, recomputed over the data (of the
+            first split) before each evaluation, which doubles the cost. ``"batch"``: the statistics of each batch, as
+            in training. With the latter two a few samples do not estimate the loss, so no sampling is offered.
+        allow: What a probe shall accept: ``"augmentation"``, ``"shuffle"`` (of data: `landform.data.load_data`);
+            ``"dropout"``, ``"random"``, ``"batch_norm"``, ``"coupled"`` (of models: `check`). What is random is drawn
+            anew for each batch from a fixed seed, the same at every point.
         name: What to call the task; the model's class by default.
 
     Raises:
@@ -69,110 +75,7 @@ class Task:
         ('loss', 'accuracy')
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_data",
-        "_heads",
-        "_loss",
-        "_metrics",
-        "_model",
-        "_name",
-        "_per_sample",
-        "_resolved",
-        "_session",
-        "_settings",
-        "_splits",
-        "_step",
-        "_stepped",
-        "_wanted",
-    )
-
-    def __init__(
-        self,
-        model: Model,
-        loss: LossLike | None = None,
-        data: object = None,
-        *,
-        step: Callable[[Any, Any], Any] | None = None,
-        metrics: MetricLike | Sequence[MetricLike] = (),
-        allow: str | Sequence[str] = (),
-        name: str | None = None,
-    ) -> None:
-        if isinstance(model, type) or not callable(model):
-            hint = f"; build it first: {model.__name__}(…)" if isinstance(model, type) else ""
-            raise InputError(f"model is {model!r}; wanted a torch.nn.Module or a function of a batch{hint}")
-        if step is not None and (loss is not None or not callable(step)):
-            raise InputError("step= computes the loss by itself: pass a function step(model, batch), and no loss=")
-        self._model = unwrap(model)
-        self._step = step
-        self._loss: LossLike = step if step is not None else "cross_entropy" if loss is None else loss
-        self._resolved = stepping.as_loss(step) if step is not None else resolve_loss(self._loss)
-        self._wanted = metrics
-        self._metrics = resolve_metrics(metrics)
-        if step is not None and self._metrics[0]:
-            raise InputError(
-                f"metrics {', '.join(m.name for m in self._metrics[0])} need outputs, which a step keeps to itself; "
-                "let it return a mapping: {'loss': …, 'accuracy': …}"
-            )
-        self._settings = Settings(allow=check_allow(allow, FINDINGS))
-        self._splits = load_splits(data, self._settings.allow, step=step is not None)
-        self._data = next(iter(self._splits.values()), None)
-        self._name = name or str(getattr(self._model, "__name__", type(self._model).__name__))
-        self._heads: tuple[str, ...] | None = None
-        self._per_sample: bool | None = None
-        self._stepped: tuple[str, ...] | None = None
-        self._session: Session | None = None
-
-    @property
-    def model(self) -> Model:
-        """The model, as given, without the wrapper of ``torch.compile`` or DDP."""
-        return self._model
-
-    @property
-    def loss(self) -> LossLike:
-        """The loss, as given: a name, a module or a function; the step where there is one."""
-        return self._loss
-
-    @property
-    def loss_form(self) -> Loss:
-        """The loss in a form that adds up over batches, with its name and options."""
-        return self._resolved
-
-    @property
-    def step(self) -> Callable[[Any, Any], Any] | None:
-        """The step, or None for a task with a loss."""
-        return self._step
-
-    @property
-    def settings(self) -> Settings:
-        """How the model is run: device, dtype, autocast, normalisation."""
-        return self._settings
-
-    @property
-    def name(self) -> str:
-        """What the task is called."""
-        return self._name
-
-    @property
-    def has_data(self) -> bool:
-        """Whether the task has a data set."""
-        return self._data is not None
-
-    @property
-    def data(self) -> Data:
-        """The data set.
-
-        Raises:
-            DataError: The task was built without one.
-        """
-        if self._data is None:
-            raise DataError(f"task {self.name} has no data; build it with data=…, or use task.replace(data=…)")
-        return self._data
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the data sets; the first is the task's own."""
-        return tuple(self._splits)
+    __slots__ = ()
 
     def split(self, name: str) -> "Task":
         """Build the same task on one of its data sets.
@@ -194,38 +97,54 @@ class Task:
         """
         if name not in self._splits:
             raise unknown_name("split", name, self._splits)
-        return self.replace(data=self._splits[name])
+        task = self.replace(data=self._splits[name])
+        task._calibration = self._calibration
+        return task
 
     @property
-    def n(self) -> int:
-        """Number of samples in the data set."""
-        return self.data.n
+    def separable(self) -> bool:
+        """Whether loss and step give one value a sample, whatever that value may depend on; found by a probe."""
+        if self._separable is None:
+            batch = self.batch(slice(0, min(2, self.n)))
+            if self._step is not None:
+                self._separable = all(value.ndim for value in self.stepped(None, batch).values())
+            else:
+                heads = self.split_heads(self.run(None, batch), batch)
+                self._separable = None not in [self._resolved.terms(o, batch.targets) for o in heads.values()]
+        return self._separable
 
     @property
     def per_sample(self) -> bool:
-        """Whether every quantity is a ratio of sums over samples, so that some estimate it; found by a probe."""
-        if self._per_sample is None:
-            batch = self.batch(slice(0, min(2, self.n)))
-            if self._step is not None:
-                self._per_sample = self._stepping(None, batch)[1]
-            else:
-                heads, _ = split_heads(self.run(None, batch), batch.size, self._who)
-                found = [self._resolved.terms(output, batch.targets) for output in heads.values()]
-                self._per_sample = None not in found
-        return self._per_sample
+        """Whether every quantity is a ratio of sums over samples, so that some of them estimate the whole.
 
-    @property
-    def node_metrics(self) -> tuple[str, ...]:
-        """Names of the metrics of a point that are no sums over samples (gradient norm, curvature)."""
-        return self._metrics[1]
+        False for a loss or step that gives one number a batch, where samples are coupled by BatchNorm or otherwise, and
+        where statistics are recalibrated.
+        """
+        coupled = {finding.name for finding in self.findings()} & {"batch_norm", "coupled"}
+        return self.separable and self.frozen and not coupled
 
-    @property
-    def _who(self) -> str:
-        return f"model {type(self._model).__name__}"
+    def findings(self) -> tuple[Finding, ...]:
+        """Probe, once, for what would make the surface another one in every pass (`landform.task.findings.probe`)."""
+        if self._findings is None:
+            self._findings = probe(self)
+        return self._findings
 
-    def __repr__(self) -> str:
-        """Show model, loss and data in one line."""
-        return f"Task({type(self.model).__name__}, loss={self._resolved.name!r}, data={self._data!r})"
+    def check(self) -> None:
+        """Refuse what `findings` found and ``allow=`` does not accept.
+
+        Raises:
+            InputError: Dropout in evaluation mode, another source of randomness, or samples coupled by their batch.
+
+        Example:
+            >>> noisy = lambda x: torch.nn.functional.dropout(x)
+            >>> Task(noisy, data=(torch.ones(9, 3), torch.zeros(9).long())).check()
+            Traceback (most recent call last):
+            ...
+            landform.errors.InputError: model function: dropout(p=0.5) is active in evaluation mode, ...
+        """
+        for finding in self.findings():
+            if finding.name not in self._settings.allow:
+                raise InputError(f"{self._who}: {finding.text}")
 
     def replace(
         self,
@@ -253,6 +172,10 @@ class Task:
             loss if loss is not None or self._step is not None else self.loss,
             self._splits if data is None and len(self._splits) > 1 else self._data if data is None else data,
             step=self._step if loss is None else None,
+            device=self._settings.device,
+            dtype=self._settings.dtype,
+            autocast=self._settings.autocast or False,
+            batch_norm=self._settings.batch_norm,
             allow=self._settings.allow,
             metrics=self._wanted if metrics is None else metrics,
             name=name or self.name,
@@ -269,8 +192,9 @@ class Task:
             InputError: The model and the data do not fit each other.
         """
         if self._heads is None:
-            batch = self.batch(slice(0, 1))
-            heads, single = split_heads(self.run(None, batch), 1, self._who)
+            count = min(2, self.n)  # BatchNorm by batches needs two
+            batch = self.batch(slice(0, count))
+            heads, single = split_heads(self.run(None, batch), count, self._who)
             self._heads = ("output",) if single else tuple(heads)
         return self._heads
 
@@ -282,67 +206,11 @@ class Task:
         """
         if self._step is not None:
             if self._stepped is None:
-                self._stepped = tuple(self._stepping(None, self.batch(slice(0, min(2, self.n))))[0])
+                self._stepped = tuple(self.stepped(None, self.batch(slice(0, min(2, self.n)))))
             return self._stepped
         names = ["loss", *(metric.name for metric in self._metrics[0])]
         heads = self.heads()
         return tuple(name if heads == ("output",) else f"{name}:{head}" for name in names for head in heads)
-
-    def batch(self, index: slice | Int64[Tensor, " m"]) -> Batch:
-        """Take some samples.
-
-        Args:
-            index: A slice, which copies nothing, or sample numbers in any order.
-
-        Returns:
-            The samples as model, loss and step take them.
-        """
-        data = self.data
-        inputs, targets = data.take(index)
-        weights = None if data.weights is None else data.weights[index]
-        first = index.start or 0 if isinstance(index, slice) else int(index[0]) if len(index) else 0
-        return Batch(inputs, targets, weights, len(targets), data.raw(index), first)
-
-    @contextlib.contextmanager
-    def mode(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Enter evaluation once for many calls of `run`, `terms_at` and `sums`, which makes each of them cheaper.
-
-        Within it the model's own parameters must not be changed: they were read when it was entered.
-
-        Args:
-            dtype: Compute in this dtype meanwhile.
-
-        Yields:
-            Nothing.
-        """
-        before = self._session
-        if before is not None and dtype in (None, before.dtype):
-            yield
-            return
-        with as_found(self._model), torch.no_grad():
-            try:
-                self._session = Session(self._model, self._settings, dtype)
-                yield
-            finally:
-                self._session = before
-
-    def run(self, parameters: Mapping[str, Tensor] | None, batch: Batch) -> Any:
-        """Call the model once at given parameters, without gradients.
-
-        Args:
-            parameters: As in `evaluate`.
-            batch: Samples.
-
-        Returns:
-            What the model returns.
-
-        Raises:
-            InputError: As `evaluate`.
-        """
-        with self.mode():
-            session = self._session
-            assert session is not None
-            return session.call(self._model, session.state(parameters), batch.inputs)
 
     def terms(
         self, outputs: Any, batch: Batch
@@ -366,12 +234,12 @@ class Task:
             raise InputError(
                 f"task {self.name} has a step, which computes losses itself; use terms_at(parameters, batch)"
             )
-        heads, _ = split_heads(outputs, batch.size, self._who)
+        heads = self.split_heads(outputs, batch)
         found = [self._resolved.terms(output, batch.targets) for output in heads.values()]
         if None in found:
             raise self._no_terms()
         found += [m.terms(self._resolved, output, batch.targets) for m in self._metrics[0] for output in heads.values()]
-        return _weighted(found, batch.weights)
+        return weighted(found, batch.weights)
 
     def terms_at(
         self, parameters: Mapping[str, Tensor] | None, batch: Batch
@@ -390,10 +258,10 @@ class Task:
         """
         if self._step is None:
             return self.terms(self.run(parameters, batch), batch)
-        values, per_sample = self._stepping(parameters, batch)
-        if not per_sample:
+        values = self.stepped(parameters, batch)
+        if not all(value.ndim for value in values.values()):
             raise self._no_terms()
-        return _weighted([(value, torch.ones_like(value)) for value in values.values()], batch.weights)
+        return weighted([(value, torch.ones_like(value)) for value in values.values()], batch.weights)
 
     def sums(
         self,
@@ -419,7 +287,8 @@ class Task:
         Raises:
             InputError: As `evaluate`.
         """
-        return self._sums(parameters, index, batch_size, dtype, self._metrics[0])
+        with self.mode(dtype):
+            return add_up(self, parameters, index, batch_size, self._metrics[0])
 
     def evaluate(
         self,
@@ -450,7 +319,8 @@ class Task:
         Cost:
             One pass over the data; memory for one batch and a copy of the buffers (of everything with ``dtype``).
         """
-        num, den = self._sums(parameters, None, batch_size, dtype, ())
+        with self.mode(dtype):
+            num, den = add_up(self, parameters, None, batch_size, ())
         value = num / den
         return value[0] if self._step is not None or self.heads() == ("output",) else value
 
@@ -482,8 +352,8 @@ class Task:
         with self.mode(dtype):
             session = self._session
             assert session is not None
-            state = session.state(parameters)
-            for part in _slices(n, DEFAULT_BATCH if batch_size is None else batch_size):
+            state = session.state(self.prepare(parameters))
+            for part in parts_of(n, DEFAULT_BATCH if batch_size is None else batch_size, even=not self.frozen):
                 some = inputs[part] if isinstance(inputs, Tensor) else {k: v[part] for k, v in inputs.items()}
                 found = session.call(self._model, state, some)
                 parts.append(split_heads(found, part.stop - part.start, self._who))
@@ -534,79 +404,13 @@ class Task:
         """
         if self._step is not None:
             return DEFAULT_BATCH
-        batch = self.batch(slice(0, 1))
-        heads, _ = split_heads(self.run(None, batch), 1, self._who)
+        batch = self.batch(slice(0, min(2, self.n)))
+        heads = self.split_heads(self.run(None, batch), batch)
         largest = max(output[0].numel() for output in heads.values())
         return max(1, min(DEFAULT_BATCH, MAX_NUMBERS // max(largest, 1)))
-
-    def _stepping(self, parameters: Mapping[str, Tensor] | None, batch: Batch) -> tuple[dict[str, Tensor], bool]:
-        assert self._step is not None
-        with self.mode():
-            session = self._session
-            assert session is not None
-            found = session.call(self._step, session.state(parameters), batch.raw)
-        return stepping.values_of(found, batch.size, self._resolved.name)
 
     def _no_terms(self) -> InputError:
         return InputError(
             f"loss {self._resolved.name} returns one number a batch, so there are no losses of single samples; let it "
             "return one value a sample (reduction='none')"
         )
-
-    def _sums(
-        self,
-        parameters: Mapping[str, Tensor] | None,
-        index: slice | Tensor | None,
-        batch_size: int | None,
-        dtype: torch.dtype | None,
-        metrics: tuple[Metric, ...],
-    ) -> tuple[Tensor, Tensor]:
-        where = torch.arange(self.n)[index] if index is not None else None
-        n = self.n if where is None else len(where)
-        with self.mode(dtype):
-            if self._heads is None and self._step is None:
-                self.heads()
-            session = self._session
-            assert session is not None
-            state = session.state(parameters)
-            size = self.batch_size() if batch_size is None else batch_size
-            totals: dict[str, LossSum] = {}
-            others: list[Tensor] = []
-            for part in _slices(n, size):
-                batch = self.batch(part if where is None else where[part])
-                if self._step is not None:
-                    values, _ = stepping.values_of(
-                        session.call(self._step, state, batch.raw), batch.size, self._resolved.name
-                    )
-                    others.append(torch.stack(stepping.sums_of(values, batch)))
-                    continue
-                heads, _ = split_heads(session.call(self._model, state, batch.inputs), batch.size, self._who)
-                for name, output in heads.items():
-                    totals.setdefault(name, LossSum(self._resolved)).add(output, batch.targets, batch.weights)
-                found = [m.terms(self._resolved, output, batch.targets) for m in metrics for output in heads.values()]
-                if found:
-                    others.append(torch.stack(_weighted(found, batch.weights)).sum(-1))
-            sums = [torch.stack(total.sums()) for total in totals.values()]
-        both = torch.stack(sums, dim=1) if sums else torch.empty(2, 0, dtype=torch.float64)
-        if others:
-            both = torch.cat([both, torch.stack(others).sum(0)], dim=1)
-        return both[0], both[1]
-
-
-def _slices(n: int, size: int) -> Iterator[slice]:
-    if size < 1:
-        raise InputError(f"batch_size is {size}; wanted at least 1")
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
-
-
-def _weighted(found: Sequence[tuple[Tensor, Tensor] | None], weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Stack terms, and let sample weights into both."""
-    pairs = [pair for pair in found if pair is not None]
-    num = torch.stack([pair[0].cpu() for pair in pairs])
-    den = torch.stack([pair[1].cpu() for pair in pairs])
-    if weights is not None:
-        # A sample of weight 0 is left out even where its loss is infinite.
-        num = torch.where(weights > 0, weights * num, 0.0)
-        den = weights * den
-    return num, den
