@@ -14,7 +14,8 @@ from landform.bundle import layout
 from landform.bundle.architecture import listing, misfits, persistent_buffers, rebuild, shapes, unknown_class
 from landform.bundle.arrays import read_array
 from landform.errors import ArchitectureError, BundleError, InputError, LandformError
-from landform.imprint.lower.chain import remove_hooks, trace
+from landform.imprint.lower.chain import remove_hooks
+from landform.imprint.lower.network import read
 from landform.losses import LOSS_NAMES, LossLike
 from landform.pattern import Pattern, SumPattern
 from landform.response import AbstractResponse, response_from_state
@@ -185,11 +186,11 @@ def check_heads(
 
     Raises:
         BundleError: If they do not fit each other.
-        ArchitectureError: If the network is no chain.
+        ArchitectureError: If the network has something that is not covered.
     """
     if document.meta.get("network") == "stream":
         return
-    chain = trace(network)
+    chain = read(network)
     outputs, sizes = [head.outputs for head in chain.heads], [r.n_outputs for r in responses]
     if outputs != sizes:
         raise BundleError(
@@ -198,9 +199,9 @@ def check_heads(
     if (pattern.channels or 1) not in (1, len(sizes)):
         raise BundleError(f"the pattern has {pattern.channels} channels and the network {len(sizes)} heads")
     stage = document.spline_stage
-    if stage is not None and not 0 <= stage < len(chain.stages):
+    if stage is not None and not 0 <= stage < len(chain.rooms):
         raise BundleError(
-            f"{layout.DOCUMENT} is corrupted: spline_stage is {stage}, the network has {len(chain.stages)} stages"
+            f"{layout.DOCUMENT} is corrupted: spline_stage is {stage}, the network has {len(chain.rooms)} stages"
         )
 
 

@@ -7,14 +7,17 @@ import numpy as np
 import torch
 
 from landform.certify.certificate import Certificate, Kind
+from landform.certify.graph import read_graph_network
 from landform.certify.network import Network, read_network
 from landform.certify.propagate import ProofError
 from landform.certify.prove import Parts, prove
 from landform.certify.separable import prove_sum
 from landform.certify.stream_curve import prove_stream
 from landform.errors import ArchitectureError, InputError
+from landform.imprint.collapsed import sample_shape
 from landform.imprint.imprint import Imprint
-from landform.imprint.lower.chain import Chain, require_no_hooks, trace
+from landform.imprint.lower import network as lower
+from landform.imprint.lower.chain import require_no_hooks
 from landform.imprint.lower.stream import Stream, find_stream
 from landform.pattern import Pattern, resampling_error
 
@@ -48,9 +51,13 @@ def certify(imprint: Imprint) -> Certificate:
         if stream:
             parts = _measure(imprint) if measured else [prove_stream(imprint, _stream(imprint))]
         else:
-            chain = trace(imprint.model)
-            _require_consistent(imprint, chain)
-            network = read_network(chain, imprint.subspace, dict(imprint.model.named_buffers()), imprint.model)
+            found = lower.read(imprint.model, sample_shape(imprint))
+            _require_consistent(imprint, found)
+            buffers = dict(imprint.model.named_buffers())
+            if found.chain is not None:
+                network = read_network(found.chain, imprint.subspace, buffers, imprint.model)
+            else:
+                network = read_graph_network(found, imprint.subspace, buffers, imprint.model)
             parts = _measure(imprint) if measured else _prove(imprint, network)
     except (ProofError, InputError, ArchitectureError) as error:
         failures = (str(error),)
@@ -94,9 +101,9 @@ def certify(imprint: Imprint) -> Certificate:
     )
 
 
-def _require_consistent(imprint: Imprint, chain: Chain) -> None:
+def _require_consistent(imprint: Imprint, chain: lower.Network) -> None:
     """Refuse an imprint whose parts do not belong together, as a damaged or altered bundle may."""
-    first = f"{chain.stages[0].linear}.bias"
+    first = chain.injected
     space, channels = imprint.subspace, imprint.pattern.channels or 1
     if space.z != imprint.z or any(first not in direction for direction in space.directions):
         raise InputError(f"a pattern with z = {imprint.z} needs as many directions, each moving '{first}'")

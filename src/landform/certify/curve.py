@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from landform.certify.network import Step
-from landform.certify.propagate import SLACK, U64, rounding
+from landform.certify.propagate import SLACK, U64, ProofError, rounding
 
 Loss = Callable[[np.ndarray], np.ndarray]
 SAMPLES = 32  # samples a segment: the convex lower bound is then within about 1 % of the gap
@@ -34,6 +34,14 @@ class Curve:
         value, error = (np.stack([np.interp(tau, self.tau, row) for row in rows]) for rows in (self.value, self.error))
         return Curve(tau, value, error)
 
+    def beside(self, other: "Curve", rows: np.ndarray) -> "Curve":
+        """Return these units, and behind them some of another curve."""
+        if not len(rows):
+            return self
+        fine = other.refined(self.tau)
+        value, error = np.concatenate([self.value, fine.value[rows]]), np.concatenate([self.error, fine.error[rows]])
+        return Curve(self.tau, value, error)
+
 
 def first_curve(low: float, high: float, sign: np.ndarray, bias: np.ndarray, error: float, slope: float) -> Curve:
     """Return act(sign·τ + bias) on [low, high]; ``error`` bounds the pre-activations' rounding, all of it."""
@@ -54,6 +62,8 @@ def push(curve: Curve, step: Step, roundoff: float) -> Curve:
         crossing = curve.tau[cell] + share * (curve.tau[cell + 1] - curve.tau[cell])
         curve = curve.refined(crossing)
     pre, bound = affine(curve, step, roundoff)
+    if step.cap < math.inf and not (pre + bound).max(initial=0.0) <= step.cap:
+        raise ProofError(f"some unit behind the register exceeds {step.cap:g}, where its activation stops growing")
     return Curve(curve.tau, *_activate(pre, bound, step.slope, roundoff))
 
 

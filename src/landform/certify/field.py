@@ -30,7 +30,7 @@ class Field:
         sparse_value: Their values, CSR ``[sparse, nodes]``.
         sparse_error: Their bounds.
         kink: Radius of each unit, ``[units]``.
-        nonnegative: Whether the units come straight from a ReLU, so that no computed value is below 0.
+        positive: Which units come straight from a ReLU, so that no computed value is below 0, ``[units]``.
     """
 
     mesh: Mesh
@@ -41,13 +41,42 @@ class Field:
     sparse_value: sp.csr_matrix
     sparse_error: sp.csr_matrix
     kink: np.ndarray
-    nonnegative: bool = True
+    positive: np.ndarray
 
     @classmethod
     def dense(cls, mesh: Mesh, value: np.ndarray, error: np.ndarray, kink: np.ndarray) -> "Field":
         """Return a field with dense rows only."""
         empty = sp.csr_matrix((0, mesh.n_nodes))
-        return cls(mesh, np.arange(len(value)), value, error, np.zeros(0, dtype=int), empty, empty, kink)
+        positive = np.ones(len(value), dtype=bool)
+        return cls(mesh, np.arange(len(value)), value, error, np.zeros(0, dtype=int), empty, empty, kink, positive)
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return len(self.kink)
+
+    def beside(self, other: "Field", kept: np.ndarray) -> "Field":
+        """Return these units, and behind them some of another field."""
+        dense = np.flatnonzero(np.isin(kept, other.dense_rows))
+        sparse = np.flatnonzero(np.isin(kept, other.sparse_rows))
+        from_dense = np.searchsorted(other.dense_rows, kept[dense])
+        from_sparse = np.searchsorted(other.sparse_rows, kept[sparse])
+        own = self.units
+        return Field(
+            self.mesh,
+            np.concatenate([self.dense_rows, own + dense]),
+            np.concatenate([self.value, other.value[from_dense]]),
+            np.concatenate([self.error, other.error[from_dense]]),
+            np.concatenate([self.sparse_rows, own + sparse]),
+            sp.vstack([self.sparse_value, other.sparse_value[from_sparse]]).tocsr(),
+            sp.vstack([self.sparse_error, other.sparse_error[from_sparse]]).tocsr(),
+            np.concatenate([self.kink, other.kink[kept]]),
+            np.concatenate([self.positive, other.positive[kept]]),
+        )
+
+    def reads_positive(self, weight: sp.csr_matrix) -> bool:
+        """Say whether a map reads units only that are never below 0."""
+        return bool(self.positive.all()) or not weight[:, ~self.positive].nnz
 
     def times(self, weight: sp.csr_matrix, what: str) -> np.ndarray:
         """Return ``weight @ rows`` as a dense array ``[rows of weight, nodes]``; ``what``: value, magnitude, error."""

@@ -4,8 +4,9 @@ The verifier is given weights, not the program that made them. Units that no lat
 changed dead weight changes nothing.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,6 +32,8 @@ class Step:
         inexact: |W| without the entries that are powers of two *as stored*: products that round.
         roundings: Extra roundings a unit may suffer (normalisation), in units of |W||x| + |b| + offset.
         offset: Size of the terms that cancel in b (normalisation), ``[units]``.
+        kept: Inputs that stay beside the units, unchanged: they are rows behind those of ``weight``.
+        cap: Where the activation stops growing; pre-activations must stay below.
     """
 
     weight: sp.csr_matrix
@@ -40,6 +43,8 @@ class Step:
     inexact: sp.csr_matrix
     roundings: float
     offset: np.ndarray
+    kept: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
+    cap: float = math.inf
 
     @classmethod
     def stored(
@@ -51,22 +56,26 @@ class Step:
         *,
         roundings: float = 0.0,
         offset: np.ndarray | None = None,
+        kept: np.ndarray | None = None,
+        cap: float = math.inf,
     ) -> "Step":
         """Return the step of a map as stored."""
         inexact = abs(weight).tocsr()
         inexact.data = np.where(np.frexp(inexact.data)[0] == 0.5, 0.0, inexact.data)
         inexact.eliminate_zeros()
         none = np.zeros(len(bias)) if offset is None else offset
-        return cls(weight, bias, slope, stage, inexact, roundings, none)
+        stays = np.zeros(0, dtype=int) if kept is None else kept
+        return cls(weight, bias, slope, stage, inexact, roundings, none, stays, cap)
 
     def rows(self, units: np.ndarray) -> "Step":
-        """Return the step restricted to some units."""
+        """Return the step restricted to some of its own units."""
         return replace(
             self,
             weight=self.weight[units],
             bias=self.bias[units],
             inexact=self.inexact[units],
             offset=self.offset[units],
+            kept=np.zeros(0, dtype=int),
         )
 
     def columns(self, units: np.ndarray) -> "Step":
@@ -111,15 +120,15 @@ def read_network(chain: Chain, subspace: Subspace, buffers: Mapping[str, Tensor]
     if bool((subspace.origin[f"{first}.weight"] != 0).any()):
         raise InputError(f"'{first}.weight' is not zero everywhere, so the output depends on the input")
     origin = subspace.origin
-    _require_finite(
+    require_finite(
         {**origin, **buffers, **{f"direction {i}": d[f"{first}.bias"] for i, d in enumerate(subspace.directions)}}
     )
     steps: list[Step] = []
     modules = dict(model.named_modules())
     for number, stage in enumerate(chain.stages):
-        bias = _exact(origin[f"{stage.linear}.bias"])
+        bias = exact(origin[f"{stage.linear}.bias"])
         if number == 0:
-            columns = [_exact(direction[f"{first}.bias"]) for direction in subspace.directions]
+            columns = [exact(direction[f"{first}.bias"]) for direction in subspace.directions]
             weight = sp.csr_matrix(np.stack(columns, axis=1))
         else:
             weight = _sparse(origin[f"{stage.linear}.weight"])
@@ -131,7 +140,7 @@ def read_network(chain: Chain, subspace: Subspace, buffers: Mapping[str, Tensor]
             steps.append(_norm(origin, buffers, name, modules[name], act if last else 1.0, number))
         steps += [_norm(origin, buffers, name, modules[name], 1.0, number) for name in stage.after]
     heads = [
-        Step.stored(_sparse(origin[f"{h.linear}.weight"]), _exact(origin[f"{h.linear}.bias"]), 1.0, -1)
+        Step.stored(_sparse(origin[f"{h.linear}.weight"]), exact(origin[f"{h.linear}.bias"]), 1.0, -1)
         for h in chain.heads
     ]
     dtype = origin[f"{first}.bias"].dtype
@@ -140,7 +149,12 @@ def read_network(chain: Chain, subspace: Subspace, buffers: Mapping[str, Tensor]
     return Network(*_without_dead_units(steps, heads), dtype, roundoff)
 
 
-def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+def require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not finite.
+
+    Raises:
+        InputError: Naming one.
+    """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"'{name}' holds NaN or infinity")
@@ -156,7 +170,8 @@ def _require_no_overflow(steps: list[Step], heads: list[Step], largest: float) -
         size = reach if step.stage >= 0 else size
 
 
-def _exact(tensor: Tensor) -> np.ndarray:
+def exact(tensor: Tensor) -> np.ndarray:
+    """Return a tensor as stored, widened to float64."""
     out: np.ndarray = tensor.detach().double().numpy()
     return out
 
@@ -174,9 +189,9 @@ def _norm(
     origin: Mapping[str, Tensor], buffers: Mapping[str, Tensor], name: str, norm: nn.Module, slope: float, stage: int
 ) -> Step:
     assert isinstance(norm, nn.BatchNorm1d)
-    mean, variance = _exact(buffers[f"{name}.running_mean"]), _exact(buffers[f"{name}.running_var"])
-    gain = _exact(origin[f"{name}.weight"]) / np.sqrt(variance + norm.eps)
-    shift = _exact(origin[f"{name}.bias"])
+    mean, variance = exact(buffers[f"{name}.running_mean"]), exact(buffers[f"{name}.running_var"])
+    gain = exact(origin[f"{name}.weight"]) / np.sqrt(variance + norm.eps)
+    shift = exact(origin[f"{name}.bias"])
     return Step.stored(
         sp.diags(gain).tocsr(),
         shift - mean * gain,

@@ -42,17 +42,23 @@ def inject(mesh: Mesh, step: Step, roundoff: float) -> tuple[Field, np.ndarray]:
 
 
 def propagate(field: Field, step: Step, roundoff: float) -> Field:
-    """Push a field through one map and its activation."""
+    """Push a field through one map and its activation; what the step keeps comes behind its units."""
+    out = _mapped(field, step, roundoff)
+    return out.beside(field, step.kept) if len(step.kept) else out
+
+
+def _mapped(field: Field, step: Step, roundoff: float) -> Field:
     mesh, units = field.mesh, step.weight.shape[0]
     kink = np.asarray(abs(step.weight) @ field.kink)
     terms = np.diff(step.weight.indptr)
     nodes = mesh.n_nodes
     few = (
-        field.nonnegative
+        field.reads_positive(step.weight)
         & (terms <= FEW)
         & _reads_dense(field, step.weight)
         & (step.slope == 0.0)
         & (step.roundings == 0.0)
+        & (step.cap == np.inf)
     )
     sparse_rows = np.zeros(0, dtype=int)
     sparse: tuple[sp.csr_matrix, sp.csr_matrix] | None = None
@@ -72,13 +78,15 @@ def propagate(field: Field, step: Step, roundoff: float) -> Field:
         rows = dense_rows[start : start + size]
         pre, bound = affine(field, step, rows, roundoff)
         lifted = _lifted(field, step, rows) if step.slope == 0.0 else None
+        if step.cap < np.inf and not (pre + bound).max(initial=0.0) + kink.max(initial=0.0) <= step.cap:
+            raise ProofError(f"some unit exceeds {step.cap:g}, where its activation stops growing")
         value[start : start + size], error[start : start + size], kink[rows] = _activate(
             mesh, pre, bound, kink[rows], lifted, step.slope, roundoff
         )
     empty = sp.csr_matrix((0, nodes))
     sparse_value, sparse_error = sparse if sparse is not None else (empty, empty)
-    nonnegative = step.slope == 0.0
-    return Field(mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink, nonnegative)
+    positive = np.full(units, step.slope == 0.0)
+    return Field(mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink, positive)
 
 
 def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +145,7 @@ def _lifted(field: Field, step: Step, rows: np.ndarray) -> np.ndarray | None:
 
     Inputs are ≥ 0 as computed, so without a positive term the computed pre-activation is ≤ 0, whatever the rounding.
     """
-    if not field.nonnegative:
+    if not field.reads_positive(step.weight[rows]):
         return None
     positive, bias = step.weight[rows].maximum(0).tocsr(), step.bias[rows]
     if (bias > 0).all():

@@ -66,8 +66,7 @@ def prove(
     """
     first, rest = network.steps[0], network.steps[1:]
     field, scale = inject(mesh, first, network.unit_roundoff)
-    if rest:
-        rest = (rest[0].rescaled(np.ones(rest[0].weight.shape[0]), 1 / scale), *rest[1:])
+    rest = unscaled(rest, scale)
     before = [step for step in rest if spline_stage is None or step.stage < spline_stage]
     after = rest[len(before) :]
     for step in before:
@@ -169,6 +168,8 @@ def _bent(
     kink = float((abs(base) @ field.kink)[0])
     if np.dot(register - register.mean(), values - values.mean()) < 0:
         register, sign = -register, -sign
+    factor = unit_of(float(np.ptp(register)), float(np.ptp(values)))
+    register, kink, sign = register / factor, kink / factor, sign * factor
     difference = register - values  # the register may carry an offset, which ψ's biases take away again
     shift = float(difference.max() + difference.min()) / 2
     away = float(np.abs(difference - shift).max()) + kink + 2.0**-52 * (1 + abs(shift))
@@ -217,7 +218,9 @@ def follow_curve(
     for unit, error in ((0.0, 0.0), (roundoff, noise)):
         followed = one.first_curve(low, high, sign, bias, error, first.slope)
         for depth, step in enumerate(steps[1:], start=1):
-            followed = one.push(followed, step.rows(chosen[depth]).columns(chosen[depth - 1]), unit)
+            own, stay = split_rows(step, chosen[depth])
+            pushed = one.push(followed, step.rows(own).columns(chosen[depth - 1]), unit)
+            followed = pushed.beside(followed, np.searchsorted(chosen[depth - 1], stay))
         last = head.rows(np.array([row])).columns(chosen[-1])
         s, bound = one.affine(followed, last, unit)
         target = lo + (hi - lo) * (followed.tau - shift)
@@ -231,15 +234,38 @@ def units_feeding(steps: Sequence[Step], head: Step, row: int) -> list[np.ndarra
     live = np.unique(head.weight[row].indices)
     out = [live]
     for step in reversed(steps[1:]):
-        live = np.unique(step.weight[live].indices)
+        own, stay = split_rows(step, live)
+        live = np.unique(np.concatenate([step.weight[own].indices, stay]))
         out.append(live)
     return out[::-1]
+
+
+def split_rows(step: Step, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of some rows are the step's own units, and which inputs the others keep."""
+    units = step.weight.shape[0]
+    return rows[rows < units], step.kept[rows[rows >= units] - units]
+
+
+def unscaled(steps: Sequence[Step], scale: np.ndarray) -> tuple[Step, ...]:
+    """Return the steps for inputs that are ``scale`` times too large, wherever these are kept."""
+    out = []
+    for step in steps:
+        out.append(step.rescaled(np.ones(step.weight.shape[0]), 1 / scale))
+        scale = np.concatenate([np.ones(step.weight.shape[0]), scale[step.kept]])
+    return tuple(out)
+
+
+def unit_of(spread: float, wanted: float) -> float:
+    """Return the power of two by which a register is larger than the pattern; a norm behind it makes up for that."""
+    return float(2.0 ** round(math.log2(spread / wanted))) if spread > 0 and wanted > 0 else 1.0
 
 
 def shared_register(step: Step, rows: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray]:
     """Return the one affine read that all these rows share, and each row's sign."""
     if not len(rows):
         raise ProofError("the output does not depend on h at all")
+    if rows.max() >= step.weight.shape[0]:
+        raise ProofError("the output reads a register beside the response layer, which the proof does not follow")
     if not step.weight[rows].nnz:  # a pattern of zeros
         return sp.csr_matrix((1, step.weight.shape[1])), np.ones(len(rows))
     base: sp.csr_matrix | None = None

@@ -18,7 +18,9 @@ from landform.certify.prove import (
     moving_output,
     reading,
     shared_register,
+    unit_of,
     units_feeding,
+    unscaled,
 )
 from landform.pattern import SumPattern
 from landform.response import AbstractResponse
@@ -52,6 +54,21 @@ class AxisField:
         out += self.error + self.kink
         return out
 
+    def beside(self, other: "AxisField", kept: np.ndarray) -> "AxisField":
+        """Return these units, and behind them some of another field."""
+        own = len(self.axis)
+        several = self.several | {
+            own + at: other.several[int(unit)] for at, unit in enumerate(kept) if int(unit) in other.several
+        }
+        return AxisField(
+            np.concatenate([self.single, other.single[kept]]),
+            several,
+            np.concatenate([self.axis, other.axis[kept]]),
+            np.concatenate([self.error, other.error[kept]]),
+            np.concatenate([self.kink, other.kink[kept]]),
+            self.z,
+        )
+
 
 def prove_sum(
     network: Network,
@@ -65,8 +82,7 @@ def prove_sum(
         raise ProofError("a sum is proved with a response curve only")
     cells = [len(f) - 1 for f in pattern.axes]
     field, scale = _inject(network.steps[0], cells, network.unit_roundoff)
-    rest = list(network.steps[1:])
-    rest[0] = rest[0].rescaled(np.ones(rest[0].weight.shape[0]), 1 / scale)
+    rest = list(unscaled(network.steps[1:], scale))
     before = [step for step in rest if step.stage < spline_stage]
     after = rest[len(before) :]
     for step in before:
@@ -84,12 +100,15 @@ def prove_sum(
         wanted = [f.numpy() - float(f.mean()) for f in pattern.axes]
         if sum(float(np.dot(register[i, : cells[i] + 1], f)) for i, f in enumerate(wanted)) < 0:
             register, sign = -register, -sign
+        spread = float(np.ptp(register, axis=1).sum())
+        factor = unit_of(spread, sum(float(np.ptp(f.numpy())) for f in pattern.axes))
+        register, sign = register / factor, sign * factor
         low, high = float(register.min(axis=1).sum()), float(register.max(axis=1).sum())
         differences = [register[i, : cells[i] + 1] - f.numpy() for i, f in enumerate(pattern.axes)]
         most, least = sum(float(d.max()) for d in differences), sum(float(d.min()) for d in differences)
         shift = (most + least) / 2
         away = (most - least) / 2
-        kink = float((abs(base) @ field.kink)[0])
+        kink = float((abs(base) @ field.kink)[0]) / factor
         span = (low - kink, high + kink)
         away += kink + 2.0**-52 * len(cells)
         out.append(
@@ -138,6 +157,13 @@ def _bound(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.
 
 
 def _propagate(field: AxisField, step: Step, roundoff: float) -> AxisField:
+    out = _mapped(field, step, roundoff)
+    if step.cap < np.inf and not out.size().max(initial=0.0) <= step.cap:
+        raise ProofError(f"some unit exceeds {step.cap:g}, where its activation stops growing")
+    return out.beside(field, step.kept) if len(step.kept) else out
+
+
+def _mapped(field: AxisField, step: Step, roundoff: float) -> AxisField:
     weight, units = step.weight, step.weight.shape[0]
     kink = np.asarray(abs(weight) @ field.kink)
     error = _bound(field, step, roundoff)

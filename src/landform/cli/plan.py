@@ -136,10 +136,10 @@ def cells(resolution: list[int] | None, z: int) -> tuple[int, ...]:
 
 def curve(loss: Any, samples: Any, network: Any) -> "AbstractResponse":
     """Return the response that the knots are counted for."""
-    from landform.imprint.lower.chain import trace
+    from landform.imprint.lower.network import read
     from landform.response import respond
 
-    outputs = trace(network).heads[0].outputs if network is not None else None
+    outputs = read(network).heads[0].outputs if network is not None else None
     if outputs is None and not isinstance(loss, str):
         outputs = samples.classes
     return respond(loss, samples.targets, outputs=outputs, weights=samples.weights)
@@ -149,14 +149,15 @@ def capacity_of(
     network: Any, widths: list[int] | None, *, z: int, channels: int, axis_aligned: bool
 ) -> "Capacity | None":
     """Return what a network or given widths hold, or None where there are neither."""
-    from landform.imprint.lower.chain import trace
-    from landform.imprint.lower.linear import capacities
+    from landform.imprint.lower.network import read
     from landform.program.capacity import capacity
+    from landform.program.room import rooms
 
     per_hinge = 1
-    usable = widths
+    usable = None if widths is None else rooms(widths)
     if network is not None:
-        usable, per_hinge = capacities(trace(network))
+        found = read(network)
+        usable, per_hinge = list(found.rooms), found.per_hinge
     if usable is None:
         return None
     return capacity(usable, z=z, channels=channels, per_hinge=per_hinge, axis_aligned=axis_aligned)

@@ -1,8 +1,11 @@
 """Measure an input-independent network: one forward pass serves every sample, and many points at once.
 
-The first layer of a constant imprint has θ_W = 0, so its output is its bias. A batch whose rows are the biases at many
-points therefore gives the outputs at all of them, computed by the network's own layers after it.
+The first layer of a constant imprint has θ_W = 0, so its output is its bias (or the constant of the norm behind it). A
+batch whose rows are these constants at many points therefore gives the outputs at all of them, computed by the
+network's own layers after it. Pixels and time steps get the same constant.
 """
+
+import math
 
 import torch
 from jaxtyping import Float64
@@ -10,11 +13,12 @@ from torch import Tensor, nn
 
 from landform.errors import InputError
 from landform.imprint.imprint import Imprint
-from landform.imprint.lower.chain import trace
+from landform.imprint.lower.network import Network, read
 
 BATCH = 4096
 STREAM_BATCH = 256
 """Points in a batch of a transformer, whose activations are wide."""
+NUMBERS = 1 << 24  # numbers of the widest tensor that a batch may make: 64 MB in float32
 
 
 def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor, ...]:
@@ -28,39 +32,67 @@ def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor
         The outputs of each head.
 
     Raises:
-        InputError: If the first layer reads its input.
+        InputError: If the first layer reads its input, or the shape of an input is not known.
 
     Cost:
-        One pass of the layers after the first over ``points`` rows; memory for `BATCH` rows.
+        One pass of the layers after the first over ``points`` rows; memory for `BATCH` rows, fewer where a row has many
+        positions.
     """
     if h.ndim != 2 or h.shape[1] != imprint.z:
         raise InputError(f"points of this imprint have shape [points, {imprint.z}], got {tuple(h.shape)}")
     if imprint.meta.get("network") == "stream":
         return (stream_outputs(imprint, h),)
-    chain = trace(imprint.model)
+    found = read(imprint.model, sample_shape(imprint))
     modules = dict(imprint.model.named_modules())
-    name = chain.stages[0].linear
-    first = modules[name]
-    assert isinstance(first, nn.Linear)
-    if bool((first.weight != 0).any()):
-        raise InputError(f"'{name}.weight' is not zero, so the output depends on the input; use a full scan")
-    key = f"{name}.bias"
-    dtype = first.weight.dtype
-    found: list[tuple[Tensor, ...]] = []
-    for points in torch.split(h, BATCH):
+    for name in {*found.maps, found.entrance}:
+        if name in found.maps or found.entrance not in found.maps:
+            weight = modules[name].weight
+            assert isinstance(weight, Tensor)
+            if bool((weight != 0).any()):
+                raise InputError(f"'{name}.weight' is not zero, so the output depends on the input; use a full scan")
+    entrance = modules[found.entrance]
+    sample, positions = _sample(imprint, found)
+    key = found.injected
+    dtype = imprint.subspace.origin[key].dtype
+    rows: list[tuple[Tensor, ...]] = []
+    for points in torch.split(h, max(1, min(BATCH, NUMBERS // (positions * max(found.widths))))):
         # the same additions, in the same order, as Subspace.at
         bias = imprint.subspace.origin[key].expand(len(points), -1).clone()
         for coordinate, direction in zip(points.T, imprint.subspace.directions, strict=True):
             bias += coordinate.to(dtype)[:, None] * direction[key]
-        sample = torch.zeros(len(points), first.in_features, dtype=dtype)
-        hook = first.register_forward_hook(lambda _module, _inputs, _output, rows=bias: rows)
+        hook = entrance.register_forward_hook(lambda _module, _inputs, output, bias=bias: _everywhere(bias, output))
         try:
             with torch.no_grad():
-                result = imprint.model(sample)
+                result = imprint.model(sample.expand(len(points), *sample.shape[1:]))
         finally:
             hook.remove()
-        found.append(_heads(result))
-    return tuple(torch.cat([part[number] for part in found]) for number in range(len(found[0])))
+        rows.append(_heads(result))
+    return tuple(torch.cat([part[number] for part in rows]) for number in range(len(rows[0])))
+
+
+def sample_shape(imprint: Imprint) -> tuple[int, ...] | None:
+    """Return the shape of one input; a bundle remembers it. None for those that do not."""
+    if imprint.task is not None and imprint.task.has_data:
+        return tuple(imprint.task.data.inputs.shape[1:])
+    shape = imprint.meta.get("sample")
+    return tuple(int(n) for n in shape) if isinstance(shape, (list, tuple)) else None
+
+
+def _sample(imprint: Imprint, found: Network) -> tuple[Tensor, int]:
+    """Return one input of zeros, and how many positions the entrance's output has."""
+    dtype = imprint.subspace.origin[found.injected].dtype
+    first = dict(imprint.model.named_modules())[found.maps[0]]
+    if isinstance(first, nn.Linear):
+        return torch.zeros(1, first.in_features, dtype=dtype), 1
+    shape = sample_shape(imprint)
+    if shape is None:
+        raise InputError("the shape of an input is not known; pass data: lf.load(path, data=…)")
+    return torch.zeros(1, *shape, dtype=dtype), max(1, math.prod(shape[1:]))
+
+
+def _everywhere(bias: Tensor, output: Tensor) -> Tensor:
+    """Return the constants in the shape of the entrance's output: the same at all positions."""
+    return bias.reshape(*bias.shape, *[1] * (output.ndim - 2)).expand_as(output).contiguous()
 
 
 def stream_outputs(imprint: Imprint, h: Float64[Tensor, "points z"]) -> Tensor:

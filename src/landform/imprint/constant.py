@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from landform.errors import CapacityError, DataError, InputError
 from landform.imprint.build import build_network
 from landform.imprint.imprint import Imprint
-from landform.imprint.lower.chain import Chain, remove_hooks, trace
-from landform.imprint.lower.linear import capacities, check_parameters, write
+from landform.imprint.lower.chain import remove_hooks
+from landform.imprint.lower.network import Network, read
 from landform.pattern import Pattern, SumPattern
 from landform.program.capacity import capacity, needed
 from landform.program.compile import Form, Schedule, compile_pattern
 from landform.program.program import Program
+from landform.program.room import Room
 from landform.response import AbstractResponse, Spline, direct_gap, fit_spline, respond
 from landform.subspace import Subspace
 from landform.task import Task, outputs_probe
@@ -58,9 +59,9 @@ def imprint_constant(
     model = getattr(model, "_orig_mod", model)  # a torch.compile wrapper: the module inside has the weights
     if model is not None and not isinstance(model, nn.Module):
         raise InputError(f"imprint needs a torch.nn.Module, got {type(model).__name__}")
-    chain = trace(model) if model is not None else None
+    chain = read(model, data.inputs.shape[1:]) if model is not None else None
     if model is not None and chain is not None:
-        check_parameters(model, chain)
+        chain.check(model)
     channels = pattern.channels or 1
     responses = _responses(data_task, chain, channels, options.convex)
     if model is not None:
@@ -69,12 +70,12 @@ def imprint_constant(
     program, splines, direct = _compile(pattern, responses, bounds, chain, model, options)
     if model is None:
         model = build_network(program.widths, data.inputs.shape[1:], [r.n_outputs for r in responses])
-        chain = trace(model)
+        chain = read(model)
     assert chain is not None
     scale = [float(responses[0].inverse(torch.tensor([bounds[1]], dtype=torch.float64)))] * channels if direct else None
     best = [r.best.numpy() for r in responses]
     ray = [r.ray.numpy() for r in responses]
-    lowered = write(chain, program, model, best, ray, scale=scale)
+    lowered = chain.write(program, model, best, ray, scale=scale)
     network = rewritten(model, lowered.parameters)
     origin = {name: p.detach() for name, p in network.named_parameters()}
     return Imprint(
@@ -86,12 +87,19 @@ def imprint_constant(
         range=bounds,
         spline_stage=lowered.spline_stage,
         meta=_meta(
-            program, chain, splines, direct, options, bounds, _gap(pattern, responses[0], bounds) if direct else 0.0
+            program,
+            chain,
+            splines,
+            direct,
+            options,
+            bounds,
+            _gap(pattern, responses[0], bounds) if direct else 0.0,
+            data.inputs.shape[1:],
         ),
     )
 
 
-def _responses(task: Task, chain: Chain | None, channels: int, convex: bool) -> tuple[AbstractResponse, ...]:
+def _responses(task: Task, chain: Network | None, channels: int, convex: bool) -> tuple[AbstractResponse, ...]:
     """Return one response a head, checked against the pattern's channels."""
     data = task.data
     values = data.targets.is_floating_point() and data.targets[0].numel() == 1
@@ -147,12 +155,13 @@ def _compile(
     pattern: Pattern | SumPattern,
     responses: Sequence[AbstractResponse],
     bounds: tuple[float, float],
-    chain: Chain | None,
+    chain: Network | None,
     model: nn.Module | None,
     options: Options,
 ) -> tuple[Program, list[Spline], bool]:
     """Compile with ψ if there is a layer for it, else in the direct form."""
-    widths, per_hinge = capacities(chain) if chain is not None else (None, 1)
+    widths, per_hinge = (chain.rooms, chain.per_hinge) if chain is not None else (None, 1)
+    check = chain.checker(model) if chain is not None and model is not None else None
     dtype = next(model.parameters()).dtype if model is not None else torch.get_default_dtype()
     splines: list[Spline] = []
     channels = pattern.channels or 1
@@ -184,6 +193,7 @@ def _compile(
             dtype=dtype,
             tolerance=options.tolerance,
             target_error=3 * (options.epsilon or DEFAULT_EPSILON),  # rounding may cost some of what ψ does
+            check=check,
         )
 
     if not options.direct:
@@ -220,7 +230,7 @@ def fit_curve(response: AbstractResponse, bounds: tuple[float, float], epsilon: 
 def _with_capacity(
     error: CapacityError,
     pattern: Pattern | SumPattern,
-    widths: Sequence[int] | None,
+    widths: Sequence[Room] | None,
     per_hinge: int,
     options: Options,
     response: AbstractResponse,
@@ -274,17 +284,23 @@ def _gap(pattern: Pattern | SumPattern, response: AbstractResponse, bounds: tupl
 
 def _meta(
     program: Program,
-    chain: Chain,
+    chain: Network,
     splines: Sequence[Spline],
     direct: bool,
     options: Options,
     bounds: tuple[float, float],
     gap_between_nodes: float,
+    sample: Sequence[int],
 ) -> dict[str, Any]:
     notes = list(program.notes)
     if direct:
         notes.append(f"direct form: between nodes the loss sags by up to {gap_between_nodes:.2g} of the range")
     notes.append(f"schedule: {program.schedule}; units a layer: {', '.join(map(str, program.widths))}")
+    if chain.injected != f"{chain.maps[0]}.bias":
+        notes.append(
+            f"'{chain.maps[0]}' has no bias: the coordinates move '{chain.injected}' instead, the constant of the norm"
+            " behind it (its factors are zero, so the output is this constant)"
+        )
     if splines:
         gap = max(s.gap for s in splines) / (bounds[1] - bounds[0])
         notes.append(f"response curve: {max(s.units for s in splines)} knots, gap {gap:.1e} of the range")
@@ -301,6 +317,8 @@ def _meta(
         "direct": direct,
         "axis_aligned": options.axis_aligned,
         "widths": list(chain.widths),
+        "injected": chain.injected,
+        "sample": list(sample),
         "heads": [None if head.key is None else str(head.key) for head in chain.heads],
         "notes": notes,
     }

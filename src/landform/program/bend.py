@@ -19,6 +19,7 @@ from torch import Tensor
 
 from landform.errors import CapacityError
 from landform.program.program import Program, Stack, Units
+from landform.program.room import Room, Width, rooms
 from landform.program.schedule import Open
 
 
@@ -39,17 +40,31 @@ class Curve(Protocol):
         """ψ(1)."""
 
 
-def spline_room(widths: Sequence[int], channels: int, per_hinge: int) -> int:
+def spline_room(widths: Sequence[Width], channels: int, per_hinge: int) -> int:
     """Return how many hinges of ψ a channel may have in hidden layers of these widths."""
-    room = 0
-    for number, width in enumerate(widths):
-        carried = channels * ((number > 0) + (number < len(widths) - 1))
-        room += max(0, (width - carried) // per_hinge)
-    return max(room, max((w // per_hinge for w in widths[:1]), default=0)) // channels
+    every, room = rooms(widths), 0
+    if any(width.stream or not width.curve for width in every):
+        begin = curve_layer(every, channels, per_hinge)
+        return 0 if begin is None else every[begin].units // per_hinge // channels
+    for number, width in enumerate(every):
+        carried = channels * ((number > 0) + (number < len(every) - 1))
+        room += max(0, width.left(carried) // per_hinge)
+    return max(room, max((w.units // per_hinge for w in every[:1]), default=0)) // channels
+
+
+def curve_layer(widths: Sequence[Room], channels: int, per_hinge: int) -> int | None:
+    """Return the layer that holds most of ψ by itself, the last of equals; None if no layer may hold any.
+
+    Beside a stream of registers ψ takes one layer: what is read behind it depends on τ through it alone, so that the
+    verifier can follow a function of one number.
+    """
+    able = [(width.units, number) for number, width in enumerate(widths) if width.curve]
+    able = [(units, number) for units, number in able if units >= per_hinge * channels]
+    return max(able)[1] if able else None
 
 
 def bend(
-    state: Open, curves: Sequence[Curve], widths: Sequence[int], per_hinge: int, *, form: str, basis: int
+    state: Open, curves: Sequence[Curve], widths: Sequence[Width], per_hinge: int, *, form: str, basis: int
 ) -> Program:
     """Append ψ (one curve a channel) after a pattern register and close the program.
 
@@ -67,17 +82,22 @@ def bend(
     Raises:
         CapacityError: If the layers do not hold the hinges.
     """
-    channels = len(curves)
+    channels, every = len(curves), rooms(widths)
+    if any(width.stream or not width.curve for width in every):
+        begin = curve_layer(every, channels, per_hinge)
+        if begin is not None:
+            state = carried_register(state, channels, begin)
+            every = every[begin : begin + 1]
     knots = np.concatenate([np.asarray(c.knots, dtype=float) for c in curves])
     weight = np.concatenate([np.asarray(c.coefficients, dtype=float) for c in curves])
     owner = np.concatenate([np.full(len(c.knots), i) for i, c in enumerate(curves)])
     ends = np.array([c.end for c in curves])
     stack, total, done, begun = state.stack, len(knots), 0, 0
     terms, bias = state.terms, state.bias  # how τ reads from the layer before
-    for number, width in enumerate(widths):
+    for number, width in enumerate(every):
         sums = channels if number else 0
-        last = per_hinge * (total - done) + sums <= width
-        room = total - done if last else (width - sums - channels) // per_hinge
+        last = width.holds(sums, total - done, per_hinge)
+        room = total - done if last else width.left(sums + channels) // per_hinge
         if room <= 0:
             break
         part = slice(done, done + min(room, total - done))
@@ -103,6 +123,16 @@ def bend(
         f"{total - done} of the {total} hinges of the response spline are left after the last hidden layer; choose a"
         " larger epsilon, or use a wider or deeper network"
     )
+
+
+def carried_register(state: Open, channels: int, layers: int) -> Open:
+    """Carry τ, which is ≥ 0, through some layers as one register a channel."""
+    terms, bias = state.terms, state.bias
+    for _ in range(layers):
+        rows = [(group, None, block) for group, block in terms]
+        state.stack.add("carry", [Units("tau", channels, rows, bias, carried=True)])
+        terms, bias = [("tau", np.eye(channels))], np.zeros(channels)
+    return Open(state.stack, terms, bias, state.schedule)
 
 
 def _owned(weight: np.ndarray, owner: np.ndarray, part: slice, channels: int) -> np.ndarray:

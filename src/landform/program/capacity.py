@@ -16,8 +16,10 @@ from landform.errors import CapacityError, InputError
 from landform.mesh import Mesh
 from landform.program.basis import nodal_basis
 from landform.program.bend import spline_room
+from landform.program.room import Room, Width, rooms
 from landform.program.schedule import (
     Open,
+    delayed,
     hats_by_carrying,
     hats_by_recomputing,
     strips_by_carrying,
@@ -96,12 +98,12 @@ class Capacity:
 
 
 def capacity(
-    widths: Sequence[int], *, z: int = 2, channels: int = 1, per_hinge: int = 1, axis_aligned: bool = True
+    widths: Sequence[Width], *, z: int = 2, channels: int = 1, per_hinge: int = 1, axis_aligned: bool = True
 ) -> Capacity:
     """Find the finest pattern that each form and schedule packs into hidden layers of given widths.
 
     Args:
-        widths: Widths of all hidden layers, the injected one first.
+        widths: Widths (or rooms) of all hidden layers, the injected one first.
         z: Number of coordinates, 1 … 4.
         channels: Channels of the pattern.
         per_hinge: Network units that a ReLU takes: 1, or 2 for LeakyReLU.
@@ -119,18 +121,19 @@ def capacity(
     Example:
         >>> held = capacity([2, 31, 81, 64])
         >>> held.best.form, held.best.cells, held.best.knots
-        ('hats', 8, 64)
+        ('strips', 8, 64)
     """
     if z not in FINEST:
         raise InputError(f"z must be 1, 2, 3 or 4, got {z}")
-    if any(w < 1 for w in widths):
-        raise InputError(f"widths must be positive, got {list(widths)}")
-    every = list(widths)
+    every = rooms(widths)
+    units = tuple(room.units for room in every)
+    if any(w < 1 for w in units):
+        raise InputError(f"widths must be positive, got {list(units)}")
     inner = every[1:] if axis_aligned else every
-    if axis_aligned and (not every or every[0] < z):
+    if axis_aligned and (not every or units[0] < z):
         inner = []
     holdings = tuple(_holding(form, schedule, inner, z, channels, per_hinge) for form, schedule in _forms(z))
-    return Capacity(tuple(every), z, channels, per_hinge, axis_aligned, holdings)
+    return Capacity(units, z, channels, per_hinge, axis_aligned, holdings)
 
 
 def needed(cells: Sequence[int], *, form: str, knots: int, channels: int = 1, axis_aligned: bool = True) -> list[int]:
@@ -160,7 +163,7 @@ def needed(cells: Sequence[int], *, form: str, knots: int, channels: int = 1, ax
 
 
 def fits(
-    widths: Sequence[int],
+    widths: Sequence[Width],
     cells: Sequence[int],
     *,
     knots: int,
@@ -186,11 +189,12 @@ def fits(
         (True, False)
     """
     z = len(cells)
-    inner = list(widths[1:] if axis_aligned else widths)
-    if axis_aligned and (not widths or widths[0] < z):
+    every = rooms(widths)
+    inner = every[1:] if axis_aligned else every
+    if axis_aligned and (not every or every[0].units < z):
         return False
     for form, schedule in _forms(z):
-        state = _schedule(form, schedule, tuple(cells), inner[:-1], channels, per_hinge)
+        state = _schedule(form, schedule, tuple(cells), inner[: _before_curve(inner)], channels, per_hinge)
         if state is not None and spline_room(inner[state.layers :], channels, per_hinge) >= knots:
             return True
     return False
@@ -202,12 +206,19 @@ def _forms(z: int) -> list[tuple[str, str]]:
     return forms + {1: [("hinges", "carry")], 2: [("strips", "carry")]}.get(z, [])
 
 
-def _holding(form: str, schedule: str, inner: Sequence[int], z: int, channels: int, per_hinge: int) -> Holding:
+def _before_curve(inner: Sequence[Room]) -> int:
+    """Return how many layers the pattern may take so that one is left for the response curve."""
+    able = [number for number, room in enumerate(inner) if room.curve]
+    return able[-1] if able else 0
+
+
+def _holding(form: str, schedule: str, inner: Sequence[Room], z: int, channels: int, per_hinge: int) -> Holding:
     def scheduled(n: int, last: int) -> Open | None:
-        return _schedule(form, schedule, (n,) * z, inner[: len(inner) - last], channels, per_hinge)
+        layers = inner[: _before_curve(inner)] if last else inner
+        return _schedule(form, schedule, (n,) * z, layers, channels, per_hinge)
 
     # units bound what can fit, so the search never compiles a pattern much larger than the network
-    units = sum(inner)
+    units = sum(room.units for room in inner)
     most = units if form != "hats" else math.ceil(units ** (1 / z))
     most = max(1, min(FINEST[z], most))
 
@@ -238,19 +249,22 @@ def _largest(fits: Callable[[int], bool], least: int, most: int) -> int:
 
 
 def _schedule(
-    form: str, schedule: str, cells: tuple[int, ...], widths: Sequence[int], channels: int, per_hinge: int
+    form: str, schedule: str, cells: tuple[int, ...], widths: Sequence[Width], channels: int, per_hinge: int
 ) -> Open | None:
     """Schedule a pattern without zeros; None if it does not fit."""
     mesh = Mesh(cells)
     try:
         if form == "hinges":
-            return sums_by_carrying([np.ones((n + 1, channels)) for n in cells], widths, per_hinge)
+            axes = [np.ones((n + 1, channels)) for n in cells]
+            return delayed(lambda w: sums_by_carrying(axes, w, per_hinge), widths, len(cells))
         if form == "strips":
             if min(cells) < 2:
                 return None
-            return strips_by_carrying(np.ones((*mesh.shape, channels)), widths, per_hinge)
+            flat = np.ones((*mesh.shape, channels))
+            return delayed(lambda w: strips_by_carrying(flat, w, per_hinge), widths, len(cells))
         basis = nodal_basis(mesh, torch.ones(*mesh.shape, channels, dtype=torch.float64))
-        return (hats_by_carrying if schedule == "carry" else hats_by_recomputing)(basis, widths, per_hinge)
+        pack = hats_by_carrying if schedule == "carry" else hats_by_recomputing
+        return delayed(lambda w: pack(basis, w, per_hinge), widths, len(cells))
     except CapacityError:
         return None
 

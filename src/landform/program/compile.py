@@ -12,9 +12,11 @@ from landform.pattern import Pattern, SumPattern
 from landform.program.basis import compressed_basis, nodal_basis
 from landform.program.bend import Curve, bend, spline_room
 from landform.program.program import Program
+from landform.program.room import Width, rooms
 from landform.program.rounding import predicted_rounding
 from landform.program.schedule import (
     Open,
+    delayed,
     hats_by_carrying,
     hats_by_recomputing,
     strips_by_carrying,
@@ -54,7 +56,7 @@ def compile_pattern(
     pattern: Pattern | SumPattern,
     curves: Callable[[int], Sequence[Curve]] | None,
     *,
-    widths: Sequence[int] | None = None,
+    widths: Sequence[Width] | None = None,
     per_hinge: int = 1,
     form: Form = "auto",
     schedule: Schedule = "auto",
@@ -62,6 +64,7 @@ def compile_pattern(
     dtype: torch.dtype = torch.float32,
     tolerance: float = 0.0,
     target_error: float = 1e-4,
+    check: Callable[[Program], None] | None = None,
 ) -> Program:
     """Compile a pattern into a program for hidden layers of given widths.
 
@@ -69,7 +72,7 @@ def compile_pattern(
         pattern: Nodal values in [0, 1].
         curves: Called with the number of hinges there is room for in a channel, returns ψ of each channel. ``None``
             compiles the direct form: the program's output is the pattern itself.
-        widths: Widths of all hidden layers, the injected one first; ``None`` builds to fit.
+        widths: Widths (or rooms) of all hidden layers, the injected one first; ``None`` builds to fit.
         per_hinge: Network units that a ReLU takes: 2 for LeakyReLU, since relu(t) = (lr(t) + α·lr(−t))/(1 − α²).
         form: ``"hats"`` (rough patterns in float32), ``"strips"`` (z = 2: few units, cancellation about n²·u),
             ``"hinges"`` (z = 1 and sums), or ``"auto"``: by the rounding predicted at `SAMPLES` points in ``dtype``.
@@ -79,6 +82,7 @@ def compile_pattern(
         dtype: The dtype the network will run in; decides which form is accurate enough.
         tolerance: Admitted compression error in units of the pattern; 0 keeps every hat.
         target_error: Predicted rounding (units of the pattern) below which fewer weights win over more accuracy.
+        check: Raises `CapacityError` if an architecture cannot place a program, for reasons other than its units.
 
     Returns:
         The program; ``notes`` say what was chosen and why.
@@ -88,20 +92,23 @@ def compile_pattern(
         InputError: If a form is not defined for this pattern.
     """
     z = pattern.z
-    every = [UNLIMITED] * 64 if widths is None else list(widths)
-    if axis_aligned and (not every or every[0] < z):
+    every = rooms([UNLIMITED] * 64 if widths is None else widths)
+    if axis_aligned and (not every or every[0].units < z):
         raise CapacityError(
             f"a pattern with z = {z} is injected into {z} first-layer biases, but the first layer has"
-            f" {every[0] if every else 0} units; use a first layer of at least {z}"
+            f" {every[0].units if every else 0} units; use a first layer of at least {z}"
         )
     inner = every[1:] if axis_aligned else every
     limit = len(inner) - (0 if curves is None else 1)
+    if curves is not None and any(not room.curve for room in inner):
+        able = [number for number, room in enumerate(inner) if room.curve]
+        limit = able[-1] if able else 0
     if limit < 1:
         raise CapacityError(
             f"{len(every)} hidden layers are too few: {'axis-aligned injection, ' if axis_aligned else ''}pattern and"
             " response need one each at least; use a deeper network, axis_aligned=False, or the direct form"
         )
-    candidates, reasons = _candidates(pattern, inner[:limit], per_hinge, form, schedule, dtype, tolerance)
+    candidates, reasons = _candidates(pattern, inner[:limit], per_hinge, form, schedule, dtype, tolerance, check)
     if not candidates:
         raise CapacityError("the network does not hold this pattern: " + "; ".join(reasons))
     chosen = _choose(candidates, target_error)
@@ -124,30 +131,37 @@ def _channels(pattern: Pattern | SumPattern) -> int:
 
 def _candidates(
     pattern: Pattern | SumPattern,
-    widths: Sequence[int],
+    widths: Sequence[Width],
     per_hinge: int,
     form: Form,
     schedule: Schedule,
     dtype: torch.dtype,
     tolerance: float,
+    check: Callable[[Program], None] | None,
 ) -> tuple[list[Candidate], list[str]]:
     """Try every form and schedule asked for; return those that fit and why the others do not."""
     tries: dict[tuple[str, str], Callable[[], tuple[Open, int, float]]] = {}
+
+    def late(make: Callable[[Sequence[Width]], Open]) -> Open:
+        return delayed(make, widths, pattern.z, None if check is None else lambda state: check(_closed(state)))
+
     if isinstance(pattern, SumPattern) or pattern.z == 1:
         axes = _axes(pattern)
         hinges = sum(len(f) - 2 for f in axes)
-        tries["hinges", "carry"] = lambda: (sums_by_carrying(axes, widths, per_hinge), hinges, 0.0)
+        tries["hinges", "carry"] = lambda: (late(lambda w: sums_by_carrying(axes, w, per_hinge)), hinges, 0.0)
     if isinstance(pattern, Pattern):
         mesh = pattern.mesh
         basis = (
             compressed_basis(mesh, pattern.values, tolerance) if tolerance > 0 else nodal_basis(mesh, pattern.values)
         )
-        tries["hats", "carry"] = lambda: (hats_by_carrying(basis, widths, per_hinge), basis.size, basis.error)
-        tries["hats", "recompute"] = lambda: (hats_by_recomputing(basis, widths, per_hinge), basis.size, basis.error)
+        carried = lambda w: hats_by_carrying(basis, w, per_hinge)  # noqa: E731
+        again = lambda w: hats_by_recomputing(basis, w, per_hinge)  # noqa: E731
+        tries["hats", "carry"] = lambda: (late(carried), basis.size, basis.error)
+        tries["hats", "recompute"] = lambda: (late(again), basis.size, basis.error)
         if pattern.z == 2 and min(mesh.cells) > 1:
             rows = _for_strips(pattern.values.reshape(*mesh.shape, -1).numpy(), mesh.cells, dtype)
             count = (mesh.cells[1] - 1) * rows.shape[2]
-            tries["strips", "carry"] = lambda: (strips_by_carrying(rows, widths, per_hinge), count, 0.0)
+            tries["strips", "carry"] = lambda: (late(lambda w: strips_by_carrying(rows, w, per_hinge)), count, 0.0)
     wanted = {key: make for key, make in tries.items() if form in ("auto", key[0]) and schedule in ("auto", key[1])}
     if not wanted:
         offered = ", ".join(sorted({f"{f} ({s})" for f, s in tries}))
@@ -193,9 +207,14 @@ def _axes(pattern: Pattern | SumPattern) -> list[np.ndarray]:
     return [pattern.values.reshape(pattern.mesh.shape[0], -1).numpy()]
 
 
+def _closed(state: Open) -> Program:
+    """Return the program whose output is the register itself."""
+    return state.stack.finish(state.terms, bias=state.bias, form="", schedule="", basis=0)
+
+
 def _float_error(state: Open, z: int, dtype: torch.dtype) -> float:
     """Predict the rounding error of a register in ``dtype`` on a fixed sample."""
-    program = state.stack.finish(state.terms, bias=state.bias, form="", schedule="", basis=0)
+    program = _closed(state)
     samples = SAMPLES if program.nonzeros < LARGE else SAMPLES // 4
     h = torch.rand(samples, z, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return predicted_rounding(program, h.to(dtype).double(), dtype)

@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 
 from landform.errors import CapacityError
 from landform.program.basis import Basis
 from landform.program.hats import Block, HatFamily, resolve
-from landform.program.program import Stack, Units
+from landform.program.program import Layer, Stack, Units
+from landform.program.room import Room, Width, rooms
 from landform.program.strips import hinge_keys, strips
 
 MANY_HINGES = 256  # a sum of more hinges than this gets a layer with one register an axis, if there is one
@@ -46,6 +48,10 @@ def _accumulator(state: Open, channels: int) -> Units:
     return Units("sum", channels, terms, state.bias, carried=True)
 
 
+class LeftOverError(CapacityError):
+    """Something is left after the last layer: beginning later cannot help."""
+
+
 def _need(what: str, layer: int, wanted: int, width: int) -> CapacityError:
     return CapacityError(
         f"{what} needs {wanted} units in hidden layer {layer + 2}, which has {width}; lower the resolution, choose"
@@ -53,7 +59,47 @@ def _need(what: str, layer: int, wanted: int, width: int) -> CapacityError:
     )
 
 
-def hats_by_carrying(basis: Basis, widths: Sequence[int], per_hinge: int = 1) -> Open:
+def delayed(
+    make: Callable[[Sequence[Width]], Open],
+    widths: Sequence[Width],
+    z: int,
+    check: Callable[[Open], None] | None = None,
+) -> Open:
+    """Schedule as early as possible, carrying h through layers that are too narrow to begin in.
+
+    Args:
+        make: Schedules from a first layer on.
+        widths: Rooms of the hidden layers after the injection.
+        z: Coordinates to carry.
+        check: Raises `CapacityError` where a schedule does not fit for other reasons than its units.
+
+    Returns:
+        The open stack, with the layers that carry h.
+
+    Raises:
+        CapacityError: As the first try, if none fits.
+    """
+    first: CapacityError | None = None
+    for start in range(len(widths)):
+        if start and not rooms(widths)[start - 1].holds(z, 0):
+            break
+        try:
+            state = make(widths[start:])
+            identity = Layer(sp.identity(z, format="csr"), np.zeros(z), np.ones(z, dtype=bool), "carry")
+            state.stack.layers[1:1] = [identity] * start
+            if check is not None:
+                check(state)
+            return state
+        except CapacityError as error:
+            first = first or error
+            if isinstance(error, LeftOverError):
+                break
+    if first is None:
+        return make(widths)
+    raise first
+
+
+def hats_by_carrying(basis: Basis, widths: Sequence[Width], per_hinge: int = 1) -> Open:
     """Schedule hats with the hinges carried along (z = 1, 2; z = 3, 4 when the whole pattern fits one block).
 
     Args:
@@ -70,27 +116,27 @@ def hats_by_carrying(basis: Basis, widths: Sequence[int], per_hinge: int = 1) ->
     family = HatFamily(basis.mesh.cells)
     block = family.block(basis.index, basis.step)
     carried, hinges = block.hinge_units()
-    if not widths or carried + per_hinge * hinges > widths[0]:
-        raise _need("the hinge layer", 0, carried + per_hinge * hinges, widths[0] if widths else 0)
+    every = rooms(widths)
+    if not every or not every[0].holds(carried, hinges, per_hinge):
+        raise _need("the hinge layer", 0, carried + per_hinge * hinges, every[0].units if every else 0)
     stack = Stack(family.z)
     stack.add("hinges", family.hinge_layer(block.hinges))
     if family.z > 2:
-        return _one_block(stack, block, basis, widths, per_hinge)
+        return _one_block(stack, block, basis, every, per_hinge)
     total, done = basis.size, 0
     state = Open(stack, [], basis.offset.copy(), "hinges carried through {} layer(s) of hats")
-    for number, width in enumerate(widths[1:], start=1):
+    for number, width in enumerate(every[1:], start=1):
         sums = basis.channels if done else 0
-        left = (total - done) * per_hinge
-        last = left + sums <= width
-        room = total - done if last else (width - sums - carried - hinges) // per_hinge
+        last = width.holds(sums, total - done, per_hinge)
+        room = total - done if last else width.left(sums + carried + hinges) // per_hinge
         if room <= 0 and not last:
-            raise _need("carrying the hinges", number, carried + hinges + sums + per_hinge, width)
+            raise _need("carrying the hinges", number, carried + hinges + sums + per_hinge, width.units)
         part = slice(done, done + min(room, total - done))
         state = _add_hats(state, family, block.hinges, basis, part, keep=() if last else tuple(block.hinges))
         done = part.stop
         if last:
             return Open(state.stack, state.terms, state.bias - basis.offset, state.schedule.format(number))
-    raise CapacityError(
+    raise LeftOverError(
         f"{total - done} of {total} hats are left after the last hidden layer; lower the resolution, choose another"
         " form, or use a wider or deeper network"
     )
@@ -115,7 +161,7 @@ def _add_hats(
     return Open(stack, terms, bias, state.schedule)
 
 
-def _one_block(stack: Stack, block: Block, basis: Basis, widths: Sequence[int], per_hinge: int) -> Open:
+def _one_block(stack: Stack, block: Block, basis: Basis, widths: Sequence[Room], per_hinge: int) -> Open:
     """Place the inner layers and the hats of one block (z = 3, 4), hinges already there."""
     kept = list(block.hinges)
     for number, inner in enumerate(block.inner):
@@ -131,13 +177,15 @@ def _one_block(stack: Stack, block: Block, basis: Basis, widths: Sequence[int], 
     return Open(stack, [("hats", basis.coefficient.T)], np.zeros(basis.channels), "one block")
 
 
-def _check(units: Sequence[Units], layer: int, widths: Sequence[int], per_hinge: int) -> None:
-    wanted = sum(u.size * (1 if u.carried else per_hinge) for u in units)
-    if layer >= len(widths) or wanted > widths[layer]:
-        raise _need("this pattern", layer, wanted, widths[layer] if layer < len(widths) else 0)
+def _check(units: Sequence[Units], layer: int, widths: Sequence[Room], per_hinge: int) -> None:
+    carried = sum(u.size for u in units if u.carried)
+    hinges = sum(u.size for u in units if not u.carried)
+    if layer >= len(widths) or not widths[layer].holds(carried, hinges, per_hinge):
+        available = widths[layer].units if layer < len(widths) else 0
+        raise _need("this pattern", layer, carried + per_hinge * hinges, available)
 
 
-def hats_by_recomputing(basis: Basis, widths: Sequence[int], per_hinge: int = 1) -> Open:
+def hats_by_recomputing(basis: Basis, widths: Sequence[Width], per_hinge: int = 1) -> Open:
     """Schedule hats with only (h, accumulator) carried and hinges made afresh for each chunk.
 
     For z = 1, 2 the hinges of the next chunk share a layer with the hats of this one; for z = 3, 4 chunks follow each
@@ -148,23 +196,24 @@ def hats_by_recomputing(basis: Basis, widths: Sequence[int], per_hinge: int = 1)
     state = Open(stack, [], basis.offset.copy(), "hinges made again for each of {} chunks of hats")
     done, number, count = 0, 0, 0
     overhead = z + channels  # h and the accumulator
+    every = rooms(widths)
     pending: slice | None = None
     hinges: dict[str, np.ndarray] = {}
     while done < basis.size or pending is not None:
-        if number >= len(widths):
-            raise CapacityError(
+        if number >= len(every):
+            raise LeftOverError(
                 f"{basis.size - (pending.start if pending else done)} of {basis.size} hats are left after the last"
                 " hidden layer; lower the resolution, choose another form, or use a wider or deeper network"
             )
         hats = pending.stop - pending.start if pending else 0
-        room = widths[number] - overhead - per_hinge * hats
-        # the rooms of all layers of the block that this chunk would enter
-        rooms = [room] + [w - overhead for w in widths[number + 1 : number + family.depth]]
+        room = every[number].left(overhead) - per_hinge * hats
+        # the units left in all layers of the block that this chunk would enter
+        left = [room] + [w.left(overhead) for w in every[number + 1 : number + family.depth]]
         size = 0
         if z <= 2 or pending is None:
-            size = _largest_chunk(family, basis, done, rooms, per_hinge)
+            size = _largest_chunk(family, basis, done, left, per_hinge)
         if not size and pending is None:
-            raise _need("one hat with its hinges", number, overhead + 4 * per_hinge, widths[number])
+            raise _need("one hat with its hinges", number, overhead + 4 * per_hinge, every[number].units)
         units = [stack.carry("h")] if "h" in stack.groups else []
         if state.terms:
             units.append(_accumulator(state, channels))
@@ -250,7 +299,7 @@ def _bisect(fits: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def strips_by_carrying(values: np.ndarray, widths: Sequence[int], per_hinge: int = 1) -> Open:
+def strips_by_carrying(values: np.ndarray, widths: Sequence[Width], per_hinge: int = 1) -> Open:
     """Schedule a z = 2 pattern in strip form: hinges, then strips beside the carried linear part.
 
     Args:
@@ -269,8 +318,9 @@ def strips_by_carrying(values: np.ndarray, widths: Sequence[int], per_hinge: int
     family, keys = HatFamily(cells), hinge_keys(cells)
     keys = {group: k for group, k in keys.items() if len(k)}
     hinges = sum(map(len, keys.values())) - 2
-    if not widths or 2 + per_hinge * hinges > widths[0]:
-        raise _need("the hinge layer", 0, 2 + per_hinge * hinges, widths[0] if widths else 0)
+    every = rooms(widths)
+    if not every or not every[0].holds(2, hinges, per_hinge):
+        raise _need("the hinge layer", 0, 2 + per_hinge * hinges, every[0].units if every else 0)
     stack = Stack(2)
     stack.add("hinges", family.hinge_layer(keys))
     forms = [strips(values[..., c]) for c in range(channels)]
@@ -280,11 +330,11 @@ def strips_by_carrying(values: np.ndarray, widths: Sequence[int], per_hinge: int
     line = {group: np.concatenate([f.line[group] for f in forms]) for group in keys}
     terms: list[tuple[str, np.ndarray]] = []
     total, done = len(bias), 0
-    for number, width in enumerate(widths[1:], start=1):
-        last = per_hinge * (total - done) + channels <= width
-        room = total - done if last else (width - channels - 2 - hinges) // per_hinge
+    for number, width in enumerate(every[1:], start=1):
+        last = width.holds(channels, total - done, per_hinge)
+        room = total - done if last else width.left(channels + 2 + hinges) // per_hinge
         if room <= 0 and not last:
-            raise _need("carrying the hinges", number, 2 + hinges + channels + per_hinge, width)
+            raise _need("carrying the hinges", number, 2 + hinges + channels + per_hinge, width.units)
         part = slice(done, done + min(room, total - done))
         units = [] if last else [stack.carry(group) for group in keys]
         if done:
@@ -303,13 +353,13 @@ def strips_by_carrying(values: np.ndarray, widths: Sequence[int], per_hinge: int
         if last:
             offset = np.array([f.offset for f in forms])
             return Open(stack, terms, -offset, f"hinges carried through {number} layer(s) of strips")
-    raise CapacityError(
+    raise LeftOverError(
         f"{total - done} of {total} strips are left after the last hidden layer; lower the resolution, choose another"
         " form, or use a wider or deeper network"
     )
 
 
-def sums_by_carrying(axes: Sequence[np.ndarray], widths: Sequence[int], per_hinge: int = 1) -> Open:
+def sums_by_carrying(axes: Sequence[np.ndarray], widths: Sequence[Width], per_hinge: int = 1) -> Open:
     """Schedule Σ_i f_i(h_i), piecewise linear in each coordinate: Σ (n_i − 1) hinges in any dimension.
 
     Layers carry (h, accumulator) and spend the rest on hinges. z = 1 patterns are the case of one axis.
@@ -336,14 +386,13 @@ def sums_by_carrying(axes: Sequence[np.ndarray], widths: Sequence[int], per_hing
     total, done = len(owner), 0
     terms: list[tuple[str, np.ndarray]] = []
     offset = np.zeros(channels)
-    for number, width in enumerate(widths):
+    every = rooms(widths)
+    for number, width in enumerate(every):
         sums = channels if done else 0
-        last = (
-            per_hinge * (total - done) + z + sums <= width if not done else per_hinge * (total - done) + sums <= width
-        )
-        room = total - done if last else (width - z - sums) // per_hinge
+        last = width.holds(sums if done else z + sums, total - done, per_hinge)
+        room = total - done if last else width.left(z + sums) // per_hinge
         if room <= 0 and not last:
-            raise _need("carrying h", number, z + sums + per_hinge, width)
+            raise _need("carrying h", number, z + sums + per_hinge, width.units)
         part = slice(done, done + min(room, total - done))
         units = []
         if not last or not done:
@@ -363,18 +412,18 @@ def sums_by_carrying(axes: Sequence[np.ndarray], widths: Sequence[int], per_hing
             terms.append(("hinges", bend[:, part]))
         done_before, done = done, part.stop
         if last:
-            if not done_before and z > 1 and total > MANY_HINGES and _room(widths, number + 1) >= z * channels:
+            if not done_before and z > 1 and total > MANY_HINGES and _holds(every, number + 1, z * channels):
                 return _summed_by_axis(stack, axes, terms)
             bias = -offset if done_before else start
             return Open(stack, terms, np.asarray(bias, dtype=float), f"hinges over {number + 1} layer(s)")
-    raise CapacityError(
+    raise LeftOverError(
         f"{total - done} of {total} hinges are left after the last hidden layer; lower the resolution or use a wider"
         " or deeper network"
     )
 
 
-def _room(widths: Sequence[int], number: int) -> int:
-    return widths[number] if number < len(widths) else 0
+def _holds(widths: Sequence[Room], number: int, registers: int) -> bool:
+    return number < len(widths) and widths[number].units >= registers
 
 
 def _summed_by_axis(stack: Stack, axes: Sequence[np.ndarray], terms: list[tuple[str, np.ndarray]]) -> Open:

@@ -1,0 +1,144 @@
+"""Read a network once, for everything that needs to know what it is: scheduling, writing, proving, measuring.
+
+Chains of Linear layers keep their own way (`chain.py`, `linear.py`); every other network is a graph (`graph.py`) in
+stages (`stages.py`). Both answer the same questions here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from landform.errors import ArchitectureError
+from landform.imprint.lower import chain as chains
+from landform.imprint.lower import linear
+from landform.imprint.lower.checks import check_modules
+from landform.imprint.lower.graph import Graph, read_graph
+from landform.imprint.lower.linear import Lowered
+from landform.imprint.lower.stages import Head, Stages, stages
+from landform.imprint.lower.write import checker, injection, write_stages
+from landform.program.program import Program
+from landform.program.room import Room
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as landform sees it.
+
+    Args:
+        rooms: What each hidden stage holds, the injected one first.
+        per_hinge: Network units that a hinge takes.
+        heads: The outputs.
+        injected: Name of the parameter that the coordinates move: a bias of the first layer, or β of its norm.
+        entrance: Name of the module whose output holds the coordinates.
+        chain: The chain, for chains of Linear layers.
+        graph: The graph, for every other network.
+        stages: Its stages.
+    """
+
+    rooms: tuple[Room, ...]
+    per_hinge: int
+    heads: tuple[chains.Head, ...] | tuple[Head, ...]
+    injected: str
+    entrance: str
+    chain: chains.Chain | None = None
+    graph: Graph | None = None
+    stages: Stages | None = None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of each hidden stage."""
+        return tuple(room.units for room in self.rooms)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the modules that read the network's input: their weights are zero in a constant imprint."""
+        if self.chain is not None:
+            return (self.chain.stages[0].linear,)
+        assert self.graph is not None
+        names = [op.name for op in self.graph.ops if op.kind == "map" and _reads_input(self.graph, op.inputs[0])]
+        return tuple(names)
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse parameters that cannot be written.
+
+        Raises:
+            ArchitectureError: Naming the parameter and what to do.
+        """
+        if self.chain is not None:
+            linear.check_parameters(model, self.chain)
+            return
+        assert self.graph is not None
+        names = [op.name for op in self.graph.ops if op.kind in ("map", "norm")]
+        check_modules(model, names, [head.linear for head in self.heads])
+
+    def checker(self, model: nn.Module) -> Callable[[Program], None] | None:
+        """Return what says whether a program can be placed, None where its units decide."""
+        return None if self.stages is None else checker(self.stages, model)
+
+    def write(
+        self,
+        program: Program,
+        model: nn.Module,
+        best: Sequence[np.ndarray],
+        ray: Sequence[np.ndarray],
+        *,
+        scale: Sequence[float] | None = None,
+    ) -> Lowered:
+        """Compute the parameters that make the network emit ``best + ray · s(h)`` at every head."""
+        if self.chain is not None:
+            return linear.write(self.chain, program, model, best, ray, scale=scale)
+        assert self.stages is not None
+        return write_stages(self.stages, program, model, best, ray, scale=scale)
+
+
+def read(model: nn.Module, sample: Sequence[int] | None = None) -> Network:
+    """Read a network.
+
+    Args:
+        model: The network.
+        sample: Shape of one input without the batch; only the proof needs it, for networks with global pools.
+
+    Returns:
+        What it is.
+
+    Raises:
+        ArchitectureError: If it has something that is not covered; the module is named.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 8), nn.ReLU(),
+        ...                     nn.Linear(8, 10))
+        >>> read(net).widths, read(net).injected
+        ((4, 8), '0.bias')
+    """
+    try:
+        return _from_chain(chains.trace(model))
+    except ArchitectureError as error:
+        first = error
+    try:
+        graph = read_graph(model, sample)
+        found = stages(graph)
+    except ArchitectureError as error:
+        raise (first if _chainlike(model) else error) from None
+    name = injection(found, model)
+    return Network(found.rooms, found.per_hinge, found.heads, name, name.rpartition(".")[0], graph=graph, stages=found)
+
+
+def _from_chain(chain: chains.Chain) -> Network:
+    widths, per_hinge = linear.capacities(chain)
+    first = chain.stages[0].linear
+    return Network(tuple(Room(w) for w in widths), per_hinge, chain.heads, f"{first}.bias", first, chain=chain)
+
+
+def _reads_input(graph: Graph, number: int) -> bool:
+    while graph.ops[number].kind in ("keep", "pool"):
+        number = graph.ops[number].inputs[0]
+    return number == 0
+
+
+def _chainlike(model: nn.Module) -> bool:
+    """Say whether a network has nothing but what chains are made of, so that their errors fit it best."""
+    kinds = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.AlphaDropout, nn.Flatten, nn.Unflatten, nn.Identity)
+    leaves = [m for m in model.modules() if not any(True for _ in m.children())]
+    return all(isinstance(m, (*kinds, nn.BatchNorm1d)) for m in leaves)

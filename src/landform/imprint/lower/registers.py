@@ -1,0 +1,118 @@
+"""Where the numbers of a program are while it is written: registers in the channels of a tensor.
+
+`Registers` says what the next layer of the program reads, as an affine function of the channels:
+
+    pre = read @ channels + offset.
+
+Units that are only carried need no channel of their own: they are a row of ``read``. Channels are ≥ 0 (activations may
+come between), except where a leaky hinge keeps its second unit or a map's result is bent later.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+
+@dataclass(frozen=True)
+class Registers:
+    """What a tensor holds.
+
+    Args:
+        read: How the next layer's pre-activations read the channels, ``[rows, channels]``.
+        offset: Their constants, ``[rows]``.
+        empty: Which channels are exactly zero.
+        top: Bound of each channel over the box.
+        raw: A constant that the next norm must add to a channel before it is bent, ``[channels]``.
+        waits: Which channels hold pre-activations that the next activation bends, ``[channels]``.
+    """
+
+    read: sp.csr_matrix
+    offset: np.ndarray
+    empty: np.ndarray
+    top: np.ndarray
+    raw: np.ndarray
+    waits: np.ndarray
+
+    @property
+    def channels(self) -> int:
+        """Channels of the tensor."""
+        return int(self.read.shape[1])
+
+    @property
+    def needed(self) -> np.ndarray:
+        """The channels that are read."""
+        return np.unique(self.read.indices[self.read.data != 0])
+
+
+@dataclass(frozen=True)
+class Functionals:
+    """A matrix as ``rows = mix @ parts``, ``parts`` with no negative entries, few of them.
+
+    Args:
+        parts: ``[parts, columns]``; each is to be held in a channel.
+        mix: ``[rows, parts]``.
+    """
+
+    parts: sp.csr_matrix
+    mix: sp.csr_matrix
+
+
+def compress(rows: sp.csr_matrix) -> Functionals:
+    """Write rows over values ≥ 0 by as few functionals ≥ 0 as is easily seen.
+
+    Rows that are equal up to sign share functionals; one with coefficients of both signs is the difference of two. If
+    single columns are fewer, they are taken instead.
+
+    Example:
+        >>> found = compress(sp.csr_matrix(np.array([[1.0, 2.0, 0.0], [-1.0, -2.0, 0.0]])))
+        >>> found.parts.toarray().tolist(), found.mix.toarray().tolist()
+        ([[1.0, 2.0, 0.0]], [[1.0], [-1.0]])
+    """
+    rows = rows.tocsr().copy()
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    columns = np.unique(rows.indices)
+    known: dict[bytes, int] = {}
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    mix: list[tuple[int, int, float]] = []
+    for row in range(rows.shape[0]):
+        span = slice(rows.indptr[row], rows.indptr[row + 1])
+        for sign in (1.0, -1.0):
+            chosen = rows.data[span] * sign > 0
+            index, data = rows.indices[span][chosen], rows.data[span][chosen] * sign
+            if not len(index):
+                continue
+            key = index.tobytes() + data.tobytes()
+            if key not in known:
+                known[key] = len(parts)
+                parts.append((index, data))
+            mix.append((row, known[key], sign))
+        if len(parts) > len(columns):
+            break
+    if len(parts) >= len(columns):
+        count = len(columns)
+        single = sp.csr_matrix((np.ones(count), (np.arange(count), columns)), shape=(count, rows.shape[1]))
+        return Functionals(single, rows[:, columns].tocsr())
+    owner = np.repeat(np.arange(len(parts)), [len(index) for index, _ in parts]) if parts else np.zeros(0, dtype=int)
+    column = np.concatenate([index for index, _ in parts]) if parts else np.zeros(0, dtype=int)
+    data = np.concatenate([data for _, data in parts]) if parts else np.zeros(0)
+    made = sp.csr_matrix((data, (owner, column)), shape=(len(parts), rows.shape[1]))
+    r, c, v = (
+        (np.array(x) for x in zip(*mix, strict=True)) if mix else (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+    )
+    return Functionals(made, sp.csr_matrix((v, (r, c)), shape=(rows.shape[0], len(parts))))
+
+
+def embed(matrix: sp.csr_matrix, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sp.csr_matrix:
+    """Return a matrix of ``shape`` with the entries of another at some rows and columns."""
+    entries = matrix.tocoo()
+    return sp.csr_matrix((entries.data, (rows[entries.row], columns[entries.col])), shape=shape)
+
+
+def power_of_two(bound: np.ndarray, cap: float) -> np.ndarray:
+    """Return powers of two ≤ 1 that bring bounds below half of a cap."""
+    if not np.isfinite(cap):
+        return np.ones(len(bound))
+    out: np.ndarray = np.exp2(-np.maximum(np.ceil(np.log2(np.maximum(bound, 1e-300) / (cap / 2))), 0.0))
+    return out
