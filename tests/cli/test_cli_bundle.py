@@ -86,7 +86,7 @@ def test_scan_in_every_format(run, made, tmp_path):
     assert truth.attrs["data"] == "digits (train)"
     assert (truth["samples"] == 1442).all()
     assert run("scan", made, "--no-picture", "-o", "s.nc").code == 0
-    with xarray.open_dataset("s.nc", engine="scipy") as again:
+    with xarray.open_dataset("s.nc") as again:
         np.testing.assert_array_equal(again["loss"].values, truth["loss"].values)
     assert run("scan", made, "--no-picture", "-o", "s.csv").code == 0
     rows = list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
@@ -146,7 +146,7 @@ def test_a_scan_that_fails_leaves_the_old_files(run, made, tmp_path, monkeypatch
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("landform.cli.scan.store", fail)
+    monkeypatch.setattr("landform.cli.surfaces.store", fail)
     ran = run("scan", made, "-o", "s.csv", "--force", "--no-picture")
     assert (ran.code, ran.err) == (2, "error: No space left on device\n")
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]

@@ -35,7 +35,7 @@ Exit codes: 0 done (certify: the bound holds), 1 certify: the bound does not hol
 COMMANDS: dict[str, tuple[Callable[..., int], str, str]] = {
     "imprint": (imprint, "landform imprint PATTERN [OPTIONS]", IMPRINT_EPILOGUE),
     "certify": (certify, "landform certify BUNDLE [OPTIONS]", CERTIFY_EPILOGUE),
-    "scan": (scan, "landform scan BUNDLE [OPTIONS]", SCAN_EPILOGUE),
+    "scan": (scan, "landform scan BUNDLE|MODULE:FACTORY [OPTIONS]", SCAN_EPILOGUE),
     "plan": (plan, "landform plan [OPTIONS]", PLAN_EPILOGUE),
     "info": (info, "landform info [BUNDLE] [OPTIONS]", INFO_EPILOGUE),
 }

@@ -15,7 +15,9 @@ DONE, DOES_NOT_HOLD, ERROR, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 _FLAGS = (
     *("allow_constant", "axes", "axis_aligned", "background", "colour", "contrast", "convex", "direct", "dtype"),
     *("epsilon", "fit", "force", "form", "grid", "invert", "loss", "method", "model", "other", "range", "resolution"),
-    *("scale", "schedule", "split", "tolerance", "widths", "z"),
+    *("scale", "schedule", "split", "tolerance", "widths", "z", "batch_norm", "batch_size", "biases", "checkpoints"),
+    *("confidence", "dask", "device", "engine", "exclude", "include", "metrics", "norm", "plane", "seed", "store"),
+    *("subset", "workers"),
 )
 _ASSIGNED = re.compile(rf"\b({'|'.join(_FLAGS)})=('[^']*'|True|False|[-+.\w]+|…)")
 _FIRST = re.compile(rf"^({'|'.join(_FLAGS)})(?= must| is | are | has | \()")
@@ -25,6 +27,8 @@ _CALLS = (
     (r"(build the network and pass it, )?(lf\.)?load\(path, model=[^)]*\)+", "pass --model module:factory"),
     (r"(pass )?(lf\.)?load\(path, loss=[^)]*\)+", "pass --loss module:fn"),
     (r"axes=\((\d+), (\d+)\)", r"--axes \1 \2"),
+    (r"^range(?= \()", "--range"),
+    (r"\branges=…", "--range LO HI"),
 )
 """Calls that messages of the library recommend, and what to say instead."""
 _OPTIONS = re.compile(r"has no option (.+?); its options: ([\w, ]+)")

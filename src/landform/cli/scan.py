@@ -1,56 +1,97 @@
-"""``landform scan``: measure a bundle's loss on a grid."""
+"""``landform scan``: measure the loss of a bundle, or of your own network, on a line, plane or box."""
 
-import math
-import os
-import shutil
-import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from landform.cli.options import DATA_GROUP, DATA_HELP, OUTPUT_GROUP, Bundle, Json, OwnLoss, OwnModel, Quiet, Split
-from landform.cli.terminal import Voice, say, say_json, table
-
-if TYPE_CHECKING:
-    import xarray
-
-    from landform.data import Data
-    from landform.imprint import Imprint
+from landform.cli.options import DATA_GROUP, DATA_HELP, NETWORK_GROUP, OUTPUT_GROUP, Json, OwnModel, Quiet
+from landform.cli.surfaces import report, summary, targets, write
+from landform.cli.terminal import Voice, say, say_json
 
 _WHERE = Group("Where to look", sort_key=1)
+_HOW = Group("How well", sort_key=4)
+_WITH = Group("With what", sort_key=5)
 
 SCAN_EPILOGUE = """\
 Example:
   landform scan demo.landform                     at the nodes of the pattern
   landform scan demo.landform --grid 129 -o fine.nc
-  landform scan demo.landform --data digits --split test   on other data
-  landform scan demo.landform -o demo.csv --no-picture
+  landform scan demo.landform --data digits --split test    on other data
 
-The format follows the name: a .zarr folder (the default), .nc (NetCDF 3), .csv (a row a point), or .png for the \
-picture alone. The picture lies beside the surface, under the same name.
+Your own network, mynet.py with a function make:
+  landform scan mynet:make --data digits --weights w.pt     a random plane
+  landform scan mynet:make --data digits --grid 129 --tolerance 0.005
+  landform scan mynet:make --data digits --checkpoints 'ckpt/*.pt'
+  landform scan mynet:make --data digits --plane between --checkpoints a.pt b.pt
+  landform scan mynet:make --data digits --store runs/a --workers 4
+  landform scan mynet:make --data digits --dry-run          what would it cost?
 
---json prints surface, picture, evaluations, samples, seconds, interval (half the width of the widest 95 % interval; \
-0 for an exact scan), loss (least and greatest), difference (largest |measured - promised|), unit, data, grid and \
-transfer.
+MODULE:FACTORY is your own function or class that returns an nn.Module; it is run because you name it, and a bundle \
+never runs code.
 
-Exit codes: 0 done, 2 an error (nothing was written), 130 interrupted (likewise)."""
+The format follows the name of -o: a .zarr folder (the default), .nc (NetCDF), .csv (a row a point), .png for the \
+picture alone, or .html for a landscape to turn with the mouse. The picture lies beside the surface, under the same \
+name.
 
-SUFFIXES = (".zarr", ".nc", ".csv", ".png")
+--json prints surface, picture, evaluations (passes over all samples, or what amounts to them), sample_evaluations, \
+samples, seconds, interval (half the width of the widest interval; 0 for an exact scan), confidence, complete, loss \
+(least and greatest), difference (largest |measured - promised|), unit, data, grid, plane and transfer.
+
+Exit codes: 0 done, 2 an error (nothing was written), 130 interrupted (what was measured is written; a --store goes on \
+from there)."""
 
 
 def scan(
-    bundle: Bundle,
+    subject: Annotated[
+        str,
+        Parameter(
+            name="BUNDLE|MODULE:FACTORY",
+            help="The folder that 'landform imprint' wrote, or your own function or class that returns an nn.Module.",
+        ),
+    ],
     /,
     *,
+    plane: Annotated[
+        str | None,
+        Parameter(
+            group=_WHERE,
+            metavar="NAME",
+            help="Around your own network: random (the default), pca (of --checkpoints), between (the line through two"
+            " --checkpoints, the plane through three), hessian (largest curvature), gradient.",
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            group=_WHERE,
+            metavar="FILE [FILE…]",
+            help="Weights along training, in order; a pattern in quotes is expanded and sorted by number. On any plane"
+            " but 'between' they are also drawn as a path, with their distance from it.",
+        ),
+    ] = None,
     grid: Annotated[
         list[int] | None,
         Parameter(
             negative="",
             group=_WHERE,
             metavar="N [N…]",
-            help="Nodes an axis, one number or one for each; the pattern's own nodes by default.",
+            help="Nodes an axis, one number or one for each; the pattern's own nodes by default, for your own network"
+            " 65 on a line and 33 × 33 on a plane.",
+        ),
+    ] = None,
+    span: Annotated[
+        list[float] | None,
+        Parameter(
+            name="--range",
+            negative="",
+            group=_WHERE,
+            metavar="LO HI",
+            help="Ends of every axis, or LO HI for each in turn; -1 1 by default (pca, between: around the"
+            " checkpoints).",
         ),
     ] = None,
     axes: Annotated[
@@ -62,24 +103,123 @@ def scan(
             help="Coordinates that vary, the others stay in the middle; 1 2 by default above two.",
         ),
     ] = None,
+    z: Annotated[int | None, Parameter(group=_WHERE, help="Number of directions; 2 by default.")] = None,
+    seed: Annotated[
+        int | None, Parameter(group=_WHERE, help="Of random directions, and of the order of samples; 0 by default.")
+    ] = None,
+    norm: Annotated[
+        str | None, Parameter(group=_WHERE, help="Of random directions: filter (the default), layer, model or none.")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            group=_WHERE,
+            metavar="PATTERN",
+            help="Move only parameters whose names fit, e.g. 'layer1.*'.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        Parameter(negative="", consume_multiple=True, group=_WHERE, metavar="PATTERN", help="Leave these out."),
+    ] = None,
+    biases: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, group=_WHERE, help="Random directions move biases and norms, too."),
+    ] = False,
+    weights: Annotated[
+        str | None,
+        Parameter(
+            group=NETWORK_GROUP,
+            metavar="FILE",
+            help="Load these weights into your network first: .safetensors, or a .pt state dict (never a pickled"
+            " object).",
+        ),
+    ] = None,
+    model: OwnModel = None,
     data: Annotated[
         str | None,
         Parameter(
             group=DATA_GROUP,
             metavar="NAME|PATH|MODULE:LOADER",
-            help=f"Measure on these data; by default those whose label statistics are in the bundle. {DATA_HELP}",
+            help=f"Measure on these data; for a bundle by default those whose label statistics are in it. {DATA_HELP}",
         ),
     ] = None,
-    split: Split = None,
-    loss: OwnLoss = None,
-    model: OwnModel = None,
+    split: Annotated[
+        Literal["train", "test", "all", "both"] | None,
+        Parameter(group=DATA_GROUP, help="Part of the data; 'both': train and test in one surface."),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        Parameter(
+            group=DATA_GROUP,
+            metavar="NAME|MODULE:FN",
+            help="Of your own network: a name that 'landform info' lists, or your own loss(outputs, targets);"
+            " cross_entropy by default. Of a bundle made with a loss of your own: that loss.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            group=DATA_GROUP,
+            metavar="NAME|MODULE:FN",
+            help="Measure these too: accuracy, error, top5, the name of a loss, your own function of (outputs, targets)"
+            " with one value a sample, gradient_norm, top_hessian_eigenvalue.",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        Parameter(
+            group=_HOW,
+            metavar="T",
+            help="Sample until every node is known to ±T, a fraction of the range of losses (0.005 for half a per"
+            " cent); 0, the default, uses every sample at every node.",
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        Parameter(group=_HOW, metavar="C", help="With which the intervals hold at all nodes at once; 0.99 by default."),
+    ] = None,
+    subset: Annotated[
+        int | None, Parameter(group=_HOW, metavar="M", help="Use M random samples, the same at every node.")
+    ] = None,
+    batch_norm: Annotated[
+        Literal["frozen", "recalibrate", "batch"] | None,
+        Parameter(
+            group=_HOW,
+            help="Normalise by the network's statistics (frozen, the default), by statistics recomputed at each node,"
+            " or by those of each batch.",
+        ),
+    ] = None,
+    engine: Annotated[str | None, Parameter(group=_WITH, help="How points are computed; chosen by default.")] = None,
+    batch_size: Annotated[int | None, Parameter(group=_WITH, metavar="N", help="Samples a forward pass.")] = None,
+    device: Annotated[
+        str | None, Parameter(group=_WITH, help="cpu, cuda, cuda:1, mps; where the network is by default.")
+    ] = None,
+    workers: Annotated[
+        int | None, Parameter(group=_WITH, metavar="N", help="Processes of a cluster on this machine.")
+    ] = None,
+    dask: Annotated[
+        str | None, Parameter(group=_WITH, metavar="ADDRESS", help="A dask scheduler, tcp://host:8786.")
+    ] = None,
+    store: Annotated[
+        str | None,
+        Parameter(
+            group=OUTPUT_GROUP,
+            metavar="DIR|URL",
+            help="Keep what is measured here as it comes; the same command goes on from there after a crash.",
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         Parameter(
             name=["--output", "-o"],
             group=OUTPUT_GROUP,
             metavar="FILE",
-            help=".zarr, .nc, .csv or .png; <bundle>.surface.zarr by default.",
+            help=".zarr, .nc, .csv, .png or .html; <name>.surface.zarr by default.",
         ),
     ] = None,
     picture: Annotated[
@@ -88,174 +228,67 @@ def scan(
     force: Annotated[
         bool, Parameter(negative="", show_default=False, group=OUTPUT_GROUP, help="Write over files that exist.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, group=OUTPUT_GROUP, help="Say what it would cost; write nothing."),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Measure a bundle's loss on a grid and draw it.
+    """Measure the loss of a bundle or of your own network on a grid, and draw it.
 
-    The loss is measured exactly, over all samples. On other data than the bundle's own, the surface is compared with
-    what their labels alone predict.
+    By default the loss is exact: every sample at every node. With --tolerance it is sampled, and each node has an
+    interval; the intervals hold at all nodes at once.
     """
     begin = time.perf_counter()
     voice = Voice(quiet=quiet)
-    from landform.bundle import load
-    from landform.cli.imprint import plane
-    from landform.cli.sources import read_data, read_loss, read_model
+    given: dict[str, Any] = {
+        "tolerance": tolerance, "confidence": confidence, "subset": subset, "engine": engine, "batch_size": batch_size,
+        "workers": workers, "dask": dask, "store": store,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    around: dict[str, Any] = {
+        "plane": plane, "checkpoints": checkpoints, "z": z, "norm": norm, "include": include, "exclude": exclude,
+        "biases": biases or None, "weights": weights, "metrics": metrics, "batch_norm": batch_norm, "device": device,
+        "range": span, "dry_run": dry_run or None,
+    }  # fmt: skip
+    if seed is not None:
+        given["seed"] = seed
     from landform.errors import InputError
-    from landform.scan import scan as measure
 
-    surface_path, picture_path = targets(bundle, output, picture=picture, force=force)
     if split is not None and data is None:
         raise InputError("--split chooses a part of --data; name the data too")
-    with voice.step("reading"):
-        network = None if model is None else read_model(model)
-        made = load(bundle, model=network, loss=None if loss is None else read_loss(loss))
-        samples = None if data is None else read_data(data, split)
-    if samples is not None:
-        same_inputs(made, samples)
-    varying = plane(made.z) if axes is None else tuple(axes)
-    nodes = None if not grid else grid[0] if len(grid) == 1 else tuple(grid)
-    if axes is None and isinstance(nodes, tuple) and len(nodes) == made.z:
-        varying = None
+    own = ":" in subject and not Path(subject).exists()
+    name = subject.replace(":", ".") if own else Path(subject).resolve().stem
+    surface_path, picture_path = (None, None) if dry_run else targets(name, output, picture=picture, force=force)
     progress = None if voice.animated else False
-    surface = measure(made, grid=nodes, axes=varying, data=samples, progress=progress)
-    if not surface.attrs["complete"]:
-        raise KeyboardInterrupt
-    if samples is None:
-        surface = named(surface, made)
+    nodes: Any = None if not grid else grid[0] if len(grid) == 1 else tuple(grid)
+    if own:
+        from landform.cli.measuring import measure_own, plan_own
+
+        if model is not None:
+            raise InputError("--model makes the network of a bundle; your own is named first: landform scan mynet:make")
+        source = {"data": data, "split": split, "loss": loss, "grid": nodes, "axes": axes, "seed": seed}
+        if dry_run:
+            result, text = plan_own(subject, source | around, given, voice)
+            say_json(result) if json else say(text)
+            return 0
+        surface, certificate = measure_own(subject, source | around, given, voice, progress), None
+    else:
+        from landform.cli.measuring import measure_bundle
+
+        useless = [f"--{key.replace('_', '-')}" for key, value in around.items() if value is not None]
+        if useless:
+            raise InputError(
+                f"{useless[0]} is for a network of your own (landform scan mynet:make …); a bundle has its own plane"
+                " and network"
+            )
+        source = {"data": data, "split": split, "loss": loss, "model": model, "grid": nodes, "axes": axes}
+        surface, certificate = measure_bundle(subject, source, given, voice, progress)
     with voice.step("writing"):
-        write(surface, surface_path, picture_path, made.certificate if samples is None else None)
+        write(surface, surface_path, picture_path, certificate)
     result = report(surface, surface_path, picture_path, time.perf_counter() - begin)
-    if json:
-        say_json(result)
-    else:
-        say(summary(result))
+    say_json(result) if json else say(summary(result))
+    if not result["complete"]:
+        raise KeyboardInterrupt
     return 0
-
-
-def named(surface: "xarray.Dataset", made: "Imprint") -> "xarray.Dataset":
-    """Say which data the stored label statistics come from."""
-    from landform.cli.certify import stored
-
-    name, count = stored(made, "name"), stored(made, "samples")
-    if name is None:
-        return surface
-    data = f"{name} ({stored(made, 'split')})"
-    title = f"{made.pattern.name} on {data}"
-    return surface.assign(samples=surface["samples"] * 0 + count).assign_attrs(data=data, n_samples=count, title=title)
-
-
-def same_inputs(made: "Imprint", samples: "Data") -> None:
-    """Refuse data that the network could not be given, although its loss follows from their labels alone."""
-    from landform.cli.certify import stored
-    from landform.errors import DataError
-
-    shape, own = stored(made, "sample_shape"), list(samples.inputs.shape[1:])
-    if shape is not None and math.prod(shape) != math.prod(own):
-        raise DataError(f"--data {samples.name} has inputs of shape {own}, the bundle's network takes {shape}")
-
-
-def targets(bundle: str, output: str | None, *, picture: bool, force: bool) -> tuple[Path | None, Path | None]:
-    """Return where surface and picture go, and refuse early what would be refused after the work."""
-    from landform.errors import BundleError, InputError, unknown_name
-
-    surface = Path(f"{Path(bundle).resolve().stem}.surface.zarr" if output is None else output)
-    if surface.suffix.lower() not in SUFFIXES:
-        raise unknown_name("suffix of --output", surface.suffix or surface.name, SUFFIXES)
-    drawn = surface.with_suffix(".png") if picture else None
-    if surface.suffix.lower() == ".png":
-        if not picture:
-            raise InputError("-o names a picture, and --no-picture forbids it; leave one out")
-        found: tuple[Path | None, Path | None] = None, surface
-    else:
-        found = surface, drawn
-    for path in found:
-        if path is not None and path.exists() and not force:
-            raise BundleError(f"{path} exists; pass --force to write over it, or -o FILE to write elsewhere")
-        if path is not None and path.is_dir() and not (path / "zarr.json").is_file():
-            raise BundleError(f"{path} is a folder that no scan wrote; name another output")
-        if path is not None and not path.parent.is_dir():
-            raise BundleError(f"{path.parent} is no folder; make it first")
-    return found
-
-
-def write(surface: "xarray.Dataset", surface_path: Path | None, picture_path: Path | None, certificate: Any) -> None:
-    """Write both to a temporary folder beside their places, then move them there."""
-    first = surface_path or picture_path
-    assert first is not None
-    with tempfile.TemporaryDirectory(prefix=".landform-", dir=first.parent) as folder:
-        moves = []
-        for number, path in enumerate((surface_path, picture_path)):
-            if path is None:
-                continue
-            draft = Path(folder) / f"{number}{path.suffix.lower()}"
-            if number == 0:
-                store(surface, draft)
-            else:
-                from landform.view import picture
-
-                picture(surface, draft, certificate=certificate)
-            moves.append((draft, path))
-        for draft, path in moves:
-            if path.is_dir():
-                shutil.rmtree(path)
-            os.replace(draft, path)  # noqa: PTH105 - atomic, over an existing file too
-
-
-def store(surface: "xarray.Dataset", path: Path) -> None:
-    """Write a surface in the format that its name says."""
-    import numpy as np
-
-    if path.suffix == ".csv":
-        surface.to_dataframe().to_csv(path)
-    elif path.suffix == ".nc":
-        # NetCDF 3 knows no 64-bit integers, truth values or nested attributes
-        flat = surface.assign(samples=surface["samples"].astype(np.int32))
-        flat.attrs = {name: flattened(value) for name, value in surface.attrs.items()}
-        flat.to_netcdf(path, engine="scipy")
-    else:
-        surface.to_zarr(path, mode="w", consolidated=False)
-
-
-def flattened(value: Any) -> str | int | float:
-    """Return an attribute as a number or text."""
-    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else str(value)
-
-
-def report(surface: "xarray.Dataset", path: Path | None, picture: Path | None, seconds: float) -> dict[str, Any]:
-    """Return what ``--json`` prints."""
-    attrs = surface.attrs
-    return {
-        "surface": None if path is None else str(path),
-        "picture": None if picture is None else str(picture),
-        "evaluations": int(attrs["evaluations"]),
-        "samples": int(attrs["n_samples"]),
-        "seconds": seconds,
-        "interval": 1.96 * float(surface["loss_stderr"].max()),
-        "loss": [float(surface["loss"].min()), float(surface["loss"].max())],
-        "difference": float(abs(surface["difference"]).max()) if "difference" in surface else None,
-        "unit": attrs["unit"],
-        "data": attrs["data"],
-        "grid": list(surface["samples"].shape),
-        "transfer": attrs.get("transfer"),
-    }
-
-
-def summary(result: dict[str, Any]) -> str:
-    """Return the text that a run ends with."""
-    lo, hi = result["loss"]
-    on = f" on {result['data']}, {result['samples']:,} samples" if result["data"] else ""
-    return table(
-        [
-            ("loss", f"from {lo:.4g} to {hi:.4g} {result['unit']} at {result['evaluations']:,} points{on}"),
-            ("transfer", result["transfer"]),
-            (
-                "difference",
-                None
-                if result["difference"] is None
-                else f"at most {result['difference']:.2e} {result['unit']} from what was promised",
-            ),
-            ("surface", result["surface"]),
-            ("picture", result["picture"]),
-        ]
-    )

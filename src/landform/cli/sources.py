@@ -87,13 +87,16 @@ def read_loss(name: str) -> Any:
     return call(found, name) if isinstance(found, type) and issubclass(found, nn.Module) else found
 
 
-def read_model(name: str, weights: str | None = None, dtype: str | None = None) -> "nn.Module | None":
+def read_model(
+    name: str, weights: str | None = None, dtype: str | None = None, *, flag: str = "--model"
+) -> "nn.Module | None":
     """Return the user's network, or None when one is to be built.
 
     Args:
         name: ``"fit"`` or ``module:factory``.
         weights: A file of weights to load into it.
         dtype: ``"float32"`` or ``"float64"`` to convert it, None to leave it.
+        flag: Which option named it, for errors.
 
     Returns:
         The network in evaluation mode.
@@ -112,24 +115,25 @@ def read_model(name: str, weights: str | None = None, dtype: str | None = None) 
         return None
     if ":" not in name:
         raise unknown_name("model", name, [FIT, "module:factory"])
-    found = resolve(name, "--model")
+    found = resolve(name, flag)
     model = found if isinstance(found, nn.Module) else call(found, name)
     if not isinstance(model, nn.Module):
-        raise ArchitectureError(f"--model {name} gave {model!r} ({type(model).__name__}), wanted a torch.nn.Module")
+        raise ArchitectureError(f"{flag} {name} gave {model!r} ({type(model).__name__}), wanted a torch.nn.Module")
     if weights:
         state = read_weights(weights)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise ArchitectureError(f"--weights {weights} do not fit --model {name}: {error}") from error
+            raise ArchitectureError(f"--weights {weights} do not fit {flag} {name}: {error}") from error
     return (model if dtype is None else model.to(getattr(torch, dtype))).eval()
 
 
-def read_weights(file: str) -> dict[str, Any]:
+def read_weights(file: str, flag: str = "--weights") -> dict[str, Any]:
     """Read a state dict without running anything that is in the file.
 
     Args:
         file: ``.safetensors``, or what ``torch.save`` wrote.
+        flag: Which option named it, for errors.
 
     Returns:
         Tensors by name.
@@ -144,7 +148,7 @@ def read_weights(file: str) -> dict[str, Any]:
 
     path = Path(file)
     if not path.is_file():
-        raise BundleError(f"--weights: no such file: {path}")
+        raise BundleError(f"{flag}: no such file: {path}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -153,14 +157,14 @@ def read_weights(file: str) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"--weights {path} holds more than tensors, and loading it could run code; save model.state_dict() instead"
+            f"{flag} {path} holds more than tensors, and loading it could run code; save model.state_dict() instead"
         ) from error
     except Exception as error:
-        raise BundleError(f"--weights {path} cannot be read: {error}") from error
+        raise BundleError(f"{flag} {path} cannot be read: {error}") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise InputError(f"--weights {path} holds no state dict of tensors but {type(found).__name__}")
+        raise InputError(f"{flag} {path} holds no state dict of tensors but {type(found).__name__}")
     return found
 
 

@@ -102,10 +102,15 @@ class SurfaceAccessor:
         return interactive(self._surface, file, **options)
 
     def picture(
-        self, path: str | Path | None = None, *, certificate: "Certificate | None" = None, kind: Kind = "auto"
+        self,
+        path: str | Path | None = None,
+        *,
+        certificate: "Certificate | None" = None,
+        kind: Kind = "auto",
+        **options: Any,
     ) -> "matplotlib.figure.Figure":
         """Draw the whole picture and, with a path, write it; see `landform.view.picture`."""
-        return picture(self._surface, path, certificate=certificate, kind=kind)
+        return picture(self._surface, path, certificate=certificate, kind=kind, **options)
 
     def to_grid(self, nodes: int | Sequence[int] | None = None) -> "xarray.Dataset":
         """Interpolate linearly on the mesh, to another grid or from the nodes of an adaptive scan.

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from landform.errors import InputError
 from landform.view.beside import side_by_side
@@ -10,10 +10,11 @@ from landform.view.compare import compare
 from landform.view.files import write_atomically
 from landform.view.heat import heat
 from landform.view.profile import profile
-from landform.view.read import axes_of, channels_of
+from landform.view.read import Clip, axes_of, channels_of
 from landform.view.regrid import to_grid
 from landform.view.relief import relief
 from landform.view.style import known_options, new_figure, plain, quiet_style
+from landform.view.trajectory import draw_path
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -31,6 +32,9 @@ def picture(
     *,
     certificate: "Certificate | None" = None,
     kind: Kind = "auto",
+    log: bool = False,
+    clip: Clip = None,
+    trajectory: Any = None,
 ) -> "matplotlib.figure.Figure":
     """Draw a surface and, with a path, write it: PNG, SVG or PDF by suffix.
 
@@ -43,6 +47,9 @@ def picture(
         kind: ``"compare"``: target, measured loss, difference and relief; ``"heat"``: the map alone (a line for one
             coordinate); ``"relief"``: the landscape alone. ``"auto"``: a comparison where there is a target, parts of
             the data side by side where there are several, else map and landscape.
+        log: Logarithmic scale of measured losses; a comparison with a target has none.
+        clip: Ends of that scale, as for `landform.view.heat`.
+        trajectory: Checkpoints to draw over the map; see `landform.view.trajectory`.
 
     Returns:
         The figure.
@@ -76,11 +83,11 @@ def picture(
         if kind != "auto":
             parts = [str(part) for part in surface["split"].values]
             raise InputError(f"kind={kind!r} draws one part of the data, choose it: surface.sel(split='{parts[0]}')")
-        figure = side_by_side(surface, title=str(surface.attrs.get("title", "")))
+        figure = side_by_side(surface, title=str(surface.attrs.get("title", "")), log=log, clip=clip)
     elif kind == "compare" or (kind == "auto" and "target" in surface):
         figure = compare(surface, certificate=certificate)
     else:
-        figure = _alone(surface, kind)
+        figure = _alone(surface, kind, log, clip, trajectory)
     if file is not None:
         write_atomically(file, rendered(figure, file.suffix[1:].lower()))
     return figure
@@ -104,7 +111,7 @@ def rendered(figure: "matplotlib.figure.Figure", suffix: str = "png", *, dpi: fl
     return stream.getvalue()
 
 
-def _alone(surface: "xarray.Dataset", kind: Kind) -> "matplotlib.figure.Figure":
+def _alone(surface: "xarray.Dataset", kind: Kind, log: bool, clip: Clip, trajectory: Any) -> "matplotlib.figure.Figure":
     """Draw the measured loss without a comparison, one row a head."""
     axes, heads = axes_of(surface), channels_of(surface)
     if axes == ("node",) or not 1 <= len(axes) <= 2:
@@ -117,7 +124,7 @@ def _alone(surface: "xarray.Dataset", kind: Kind) -> "matplotlib.figure.Figure":
     with quiet_style():
         if len(axes) == 1:
             figure = new_figure(6.4, 3.6)
-            profile(surface, ax=figure.add_subplot(), target=False)
+            profile(surface, ax=figure.add_subplot(), target=False, log=log)
         else:
             drawn = [name for name in ("heat", "relief") if kind in (name, "auto")]
             figure = new_figure(4.9 * len(drawn), 3.7 * heads + 0.35)
@@ -126,10 +133,14 @@ def _alone(surface: "xarray.Dataset", kind: Kind) -> "matplotlib.figure.Figure":
                 for column, name in enumerate(drawn):
                     place = (heads, len(drawn), len(drawn) * head + column + 1)
                     if name == "heat":
-                        heat(surface, channel=channel, ax=figure.add_subplot(*place), title=title)
+                        ax = heat(
+                            surface, channel=channel, ax=figure.add_subplot(*place), title=title, log=log, clip=clip
+                        )
+                        if trajectory is not None:
+                            draw_path(ax, trajectory)
                     else:
                         ax3 = figure.add_subplot(*place, projection="3d")
-                        relief(surface, channel=channel, ax=ax3, title=title)
+                        relief(surface, channel=channel, ax=ax3, title=title, log=log)
         title = plain(str(surface.attrs.get("title", "")), 60 if kind == "auto" else 44)
         if title:
             figure.suptitle(title, x=0.012, ha="left", fontsize=10.5)

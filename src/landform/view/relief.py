@@ -27,6 +27,7 @@ def relief(
     cmap: str = CMAP,
     colours: Floats | None = None,
     height: float | None = None,
+    log: bool = False,
     view: tuple[float, float] = (55.0, -76.0),
     title: str | None = None,
 ) -> "matplotlib.axes.Axes":
@@ -44,6 +45,7 @@ def relief(
         colours: Colours of the nodes, ``[nodes_1, nodes_2, 3]`` in [0, 1], in place of those of the heights.
         height: Height of the landscape as a fraction of its width. None: 0.35 for a single hill, less the more often
             the surface rises and falls, so that photographs and codes stay readable.
+        log: Draw log10 of the values; the ticks still say the values.
         view: Elevation and azimuth in degrees; from high above and a little to the left by default, likewise.
         title: Above; none by default.
 
@@ -51,7 +53,8 @@ def relief(
         The axes.
 
     Raises:
-        InputError: If the surface is not over two coordinates, or ``ax`` is not 3-D.
+        InputError: If the surface is not over two coordinates, ``ax`` is not 3-D, or ``log`` meets values that are not
+            positive.
         UnknownNameError: If there is no such variable.
 
     Example:
@@ -72,12 +75,19 @@ def relief(
     field = field.transpose(*names)[:: steps[0], :: steps[1]]
     shade = None if colours is None else colours[:: steps[0], :: steps[1]]
     values = field.values.astype(np.float64)
+    if log:
+        low = limits(values)[0]
+        if low <= 0:
+            raise InputError(f"log=True needs positive values, the least is {low:.3g}; leave log out")
+        values = np.log10(np.where(np.isfinite(values), values, np.nan))
     x, y = (np.asarray(field[name].values, dtype=np.float64) for name in names)
     with quiet_style():
         own: Any = new_figure(5.8, 4.4).add_subplot(projection="3d") if ax is None else ax
         _draw(own, x, y, values, shade, cmap, _height(values) if height is None else height)
         own.view_init(elev=view[0], azim=view[1])
         own.set(xlabel=axis_label(names[0]), ylabel=axis_label(names[1]))
+        if log:
+            own.zaxis.set_major_formatter(lambda exponent, _: f"{10.0**exponent:.2g}")
         if len(own.get_zticks()):
             own.set_zlabel(variable_label(variable, str(field.attrs.get("units", ""))), labelpad=-4)
         if title is not None:

@@ -1,0 +1,191 @@
+"""What ``landform scan`` writes and says when it is done: a surface, a picture, one JSON object or a table."""
+
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landform.cli.terminal import table
+
+if TYPE_CHECKING:
+    import xarray
+
+SUFFIXES = (".zarr", ".nc", ".csv", ".png", ".html")
+
+
+def targets(name: str, output: str | None, *, picture: bool, force: bool) -> tuple[Path | None, Path | None]:
+    """Return where surface and picture go, and refuse early what would be refused after the work.
+
+    Args:
+        name: What is scanned; the default is named after it.
+        output: ``--output``.
+        picture: Whether a picture is wanted.
+        force: Whether files that exist may be replaced.
+
+    Returns:
+        Two paths, None for what is not written.
+
+    Raises:
+        UnknownNameError: A suffix that is none of `SUFFIXES`.
+        InputError: A picture alone, but none wanted.
+        BundleError: A file that exists, or a folder that does not.
+    """
+    from landform.errors import BundleError, InputError, unknown_name
+
+    surface = Path(f"{name}.surface.zarr" if output is None else output)
+    suffix = surface.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise unknown_name("suffix of --output", surface.suffix or surface.name, SUFFIXES)
+    drawn = surface.with_suffix(".png") if picture else None
+    if suffix in (".png", ".html"):
+        if not picture:
+            raise InputError("-o names a picture, and --no-picture forbids it; leave one out")
+        found: tuple[Path | None, Path | None] = None, surface
+    else:
+        found = surface, drawn
+    for path in found:
+        if path is not None and path.exists() and not force:
+            raise BundleError(f"{path} exists; pass --force to write over it, or -o FILE to write elsewhere")
+        if path is not None and path.is_dir() and not (path / "zarr.json").is_file():
+            raise BundleError(f"{path} is a folder that no scan wrote; name another output")
+        if path is not None and not path.parent.is_dir():
+            raise BundleError(f"{path.parent} is no folder; make it first")
+    return found
+
+
+def write(surface: "xarray.Dataset", surface_path: Path | None, picture_path: Path | None, certificate: Any) -> None:
+    """Write both to a temporary folder beside their places, then move them there."""
+    first = surface_path or picture_path
+    assert first is not None
+    with tempfile.TemporaryDirectory(prefix=".landform-", dir=first.parent) as folder:
+        moves = []
+        for number, path in enumerate((surface_path, picture_path)):
+            if path is None:
+                continue
+            draft = Path(folder) / f"{number}{path.suffix.lower()}"
+            if number == 0:
+                store(surface, draft)
+            else:
+                draw(surface, draft, certificate)
+            moves.append((draft, path))
+        for draft, path in moves:
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(draft, path)  # noqa: PTH105 - atomic, over an existing file too
+
+
+def store(surface: "xarray.Dataset", path: Path) -> None:
+    """Write a surface in the format that its name says."""
+    from landform.view import to_csv, to_netcdf
+
+    if path.suffix == ".csv":
+        to_csv(surface, path)
+    elif path.suffix == ".nc":
+        to_netcdf(surface, path)
+    else:
+        surface.to_zarr(path, mode="w", consolidated=False)
+
+
+def draw(surface: "xarray.Dataset", path: Path, certificate: Any) -> None:
+    """Draw a surface; losses over more than two orders of magnitude get a logarithmic scale, where none is promised."""
+    from landform.view import interactive, picture
+
+    if path.suffix == ".html":
+        interactive(surface, path, log=wide(surface), path=_path(surface))
+    else:
+        picture(surface, path, certificate=certificate, log=wide(surface), trajectory=_path(surface))
+
+
+def wide(surface: "xarray.Dataset") -> bool:
+    """Return whether the finite losses span more than two orders of magnitude."""
+    import numpy as np
+
+    values = surface["loss"].values
+    finite = values[np.isfinite(values)]
+    return "target" not in surface and bool(finite.size) and 0 < 100 * float(finite.min()) < float(finite.max())
+
+
+def _path(surface: "xarray.Dataset") -> Any:
+    path, off = surface.attrs.get("path"), surface.attrs.get("off_plane")
+    return None if path is None else (path, off) if off is not None else path
+
+
+def report(surface: "xarray.Dataset", path: Path | None, picture: Path | None, seconds: float) -> dict[str, Any]:
+    """Return what ``--json`` prints."""
+    attrs = surface.attrs
+    return {
+        "surface": None if path is None else str(path),
+        "picture": None if picture is None else str(picture),
+        "evaluations": attrs["evaluations"],
+        "sample_evaluations": attrs.get("sample_evaluations"),
+        "samples": attrs["n_samples"],
+        "seconds": seconds,
+        "interval": interval(surface),
+        "confidence": attrs.get("confidence"),
+        "complete": bool(attrs["complete"]) if not isinstance(attrs["complete"], dict) else False,
+        "loss": [float(surface["loss"].min()), float(surface["loss"].max())],
+        "difference": float(abs(surface["difference"]).max()) if "difference" in surface else None,
+        "unit": attrs["unit"],
+        "data": attrs["data"],
+        "grid": [surface.sizes[name] for name in surface["samples"].dims if name != "split"],
+        "plane": attrs.get("plane"),
+        "transfer": attrs.get("transfer"),
+    }
+
+
+def interval(surface: "xarray.Dataset") -> float:
+    """Return half the width of the widest interval; 0 where every value is a mean over all samples.
+
+    Example:
+        >>> import xarray as xr
+        >>> ends = {"loss": ("h1", [1.0]), "loss_lower": ("h1", [0.5]), "loss_upper": ("h1", [1.5])}
+        >>> interval(xr.Dataset(ends))
+        0.5
+    """
+    if "loss_lower" in surface and "loss_upper" in surface:
+        return float((surface["loss_upper"] - surface["loss_lower"]).max()) / 2
+    return math.nan
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Return the text that a run ends with."""
+    lo, hi = result["loss"]
+    cost = f"{_rounded(result['evaluations'])} evaluations of all samples"
+    on = f" on {_words(result['data'])}, {_words(result['samples'])} samples" if result["data"] else ""
+    half, sure = result["interval"], result["confidence"]
+    known = None
+    if half > 0:
+        known = f"±{half:.2g} {result['unit']} at most" + (
+            f", at all nodes at once with {100 * sure:g} %" if sure else ""
+        )
+    return table(
+        [
+            ("loss", f"from {lo:.4g} to {hi:.4g} {result['unit']} at {math.prod(result['grid']):,} points{on}"),
+            ("interval", known),
+            ("cost", None if half == 0 else cost),
+            ("plane", result["plane"]),
+            ("transfer", result["transfer"]),
+            (
+                "difference",
+                None
+                if result["difference"] is None
+                else f"at most {result['difference']:.2e} {result['unit']} from what was promised",
+            ),
+            ("surface", result["surface"]),
+            ("picture", result["picture"]),
+        ]
+    )
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_rounded(part)}" for name, part in value.items())
+    return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{_words(part)}" for part in value.values())
+    return f"{value:,}" if isinstance(value, int) else str(value)
