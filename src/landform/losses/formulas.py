@@ -43,7 +43,7 @@ def _labels(outputs: Tensor, targets: Tensor, name: str, ignore: int | None) -> 
             f"wanted outputs [n, classes] (further dimensions after the classes) with integer labels [n]"
             + (", or soft labels of the outputs' shape" if name == "cross_entropy" else "")
             + (
-                "; for tokens, whose classes come last, use loss='token_cross_entropy', or 'causal_lm'"
+                "; for tokens, whose classes come last, use loss='token_cross_entropy', 'causal_lm', or 'model'"
                 if tokens
                 else ""
             )

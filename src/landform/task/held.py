@@ -16,6 +16,7 @@ from landform.metrics import MetricLike, resolve_metrics
 from landform.task import stepping
 from landform.task.batch import Batch, load_splits
 from landform.task.findings import Finding
+from landform.task.own_loss import OwnLoss, recognise
 from landform.task.places import check_autocast, check_device, check_dtype
 from landform.task.running import FINDINGS, BatchNorm, Session, Settings
 
@@ -29,6 +30,7 @@ class Held:
         "_data",
         "_findings",
         "_heads",
+        "_labelled",
         "_loss",
         "_metrics",
         "_model",
@@ -64,16 +66,8 @@ class Held:
         if step is not None and (loss is not None or not callable(step)):
             raise InputError("step= computes the loss by itself: pass a function step(model, batch), and no loss=")
         self._model = unwrap(model)
-        self._step = step
-        self._loss: LossLike = step if step is not None else "cross_entropy" if loss is None else loss
-        self._resolved = stepping.as_loss(step) if step is not None else resolve_loss(self._loss)
         self._wanted = metrics
         self._metrics = resolve_metrics(metrics)
-        if step is not None and self._metrics[0]:
-            raise InputError(
-                f"metrics {', '.join(m.name for m in self._metrics[0])} need outputs, which a step keeps to itself; "
-                "let it return a mapping: {'loss': …, 'accuracy': …}"
-            )
         if batch_norm not in get_args(BatchNorm):
             raise unknown_name("batch_norm", str(batch_norm), get_args(BatchNorm))
         self._settings = Settings(
@@ -85,6 +79,20 @@ class Held:
         )
         self._splits = load_splits(data, self._settings.allow, step=step is not None)
         self._data = next(iter(self._splits.values()), None)
+        self._loss: LossLike = step if step is not None else "cross_entropy" if loss is None else loss
+        self._labelled: OwnLoss | None = None
+        form: LossLike | None = self._loss
+        if step is None and isinstance(form, str) and form == "model":
+            form, own, runs_without = recognise(self._model, self._data, self._settings)
+            step = own if form is None else None
+            self._labelled = None if runs_without else own
+        self._step = step
+        self._resolved = stepping.as_loss(step) if step is not None else resolve_loss(form or "cross_entropy")
+        if step is not None and self._metrics[0]:
+            raise InputError(
+                f"metrics {', '.join(m.name for m in self._metrics[0])} need outputs, which a step keeps to itself; "
+                "let it return a mapping: {'loss': …, 'accuracy': …}"
+            )
         self._name = name or str(getattr(self._model, "__name__", type(self._model).__name__))
         self._heads: tuple[str, ...] | None = None
         self._separable: bool | None = None
@@ -170,6 +178,8 @@ class Held:
         """
         data = self.data
         inputs, targets = data.take(index)
+        if self._labelled is not None:  # a model that does not run without labels
+            inputs = self._labelled.named(inputs, targets)
         weights = None if data.weights is None else data.weights[index]
         first = index.start or 0 if isinstance(index, slice) else int(index[0]) if len(index) else 0
         return Batch(inputs, targets, weights, len(targets), data.raw(index), first)

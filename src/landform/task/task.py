@@ -37,7 +37,9 @@ class Task(Caller):
         loss: A name (`landform.losses.LOSS_NAMES`), a module with ``reduction="mean"``, or a function of
             ``(outputs, targets)``; cross-entropy by default, as most classifiers have it. A function that returns one
             value a sample is averaged exactly; one that returns a number is called on all outputs at once. A module is
-            read when the task is built.
+            read when the task is built. ``"model"``: the loss that the model computes itself when it is given labels,
+            as those of Hugging Face do; its formula is found by comparing numbers (next token, masked token, class, …),
+            so that it is exact over tokens and known sample by sample; where none fits it is a number a batch.
         data: Anything that `landform.data.load_data` takes, or a mapping of several such (``{"train": …, "test": …}``:
             the first is the task's own, the others are reached by `split`); None for a task whose data come later
             (`replace`). With a step, batches may have any structure.
@@ -167,11 +169,12 @@ class Task(Caller):
         Returns:
             The new task.
         """
+        kept = None if self._step is not None and self.loss != "model" else self.loss
         return Task(
             self.model if model is None else model,
-            loss if loss is not None or self._step is not None else self.loss,
+            loss if loss is not None else kept,
             self._splits if data is None and len(self._splits) > 1 else self._data if data is None else data,
-            step=self._step if loss is None else None,
+            step=self._step if loss is None and kept is None else None,
             device=self._settings.device,
             dtype=self._settings.dtype,
             autocast=self._settings.autocast or False,
