@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landform.bundle import load
     from landform.certify import Certificate, certify
-    from landform.checkpoints import Trajectory
+    from landform.checkpoints import Trajectory, load_weights
     from landform.data import Data, load_data
     from landform.errors import LandformError
     from landform.imprint import Imprint, imprint
@@ -50,11 +50,13 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
     "Data",
     "load_data",
     "load",
+    "load_weights",
     "LandformError",
     "__version__",
 ]
 
 _HOME = {
+    "load_weights": "landform.checkpoints",
     "imprint": "landform.imprint",
     "certify": "landform.certify",
     "capacity": "landform.program.capacity",

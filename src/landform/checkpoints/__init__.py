@@ -2,5 +2,6 @@
 
 from landform.checkpoints.checkpoint import Checkpoint, checkpoint
 from landform.checkpoints.trajectory import Trajectory
+from landform.checkpoints.weights import load_weights
 
-__all__ = ["Checkpoint", "Trajectory", "checkpoint"]
+__all__ = ["Checkpoint", "Trajectory", "checkpoint", "load_weights"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landform.cli.options import PatternOptions
-from landform.errors import ArchitectureError, BundleError, InputError, unknown_name
+from landform.errors import ArchitectureError, BundleError, InputError, LandformError, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,10 +120,12 @@ def read_model(
     if not isinstance(model, nn.Module):
         raise ArchitectureError(f"{flag} {name} gave {model!r} ({type(model).__name__}), wanted a torch.nn.Module")
     if weights:
+        from landform.checkpoints import load_weights
+
         state = read_weights(weights)
         try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
+            load_weights(model, state)
+        except LandformError as error:
             raise ArchitectureError(f"--weights {weights} do not fit {flag} {name}: {error}") from error
     return (model if dtype is None else model.to(getattr(torch, dtype))).eval()
 
