@@ -1,0 +1,213 @@
+"""What is known about the nodes of a multilevel scan: values, surpluses, variances, and correlated errors."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from landform.scan.sampler.bootstrap import DRAWS, robust_range
+from landform.scan.sampler.errors import Errors
+from landform.scan.sampler.hierarchy import Hierarchy, box_mean
+from landform.scan.sampler.multipliers import build_multipliers
+from landform.scan.sampler.prefixes import Prefixes
+from landform.scan.sampler.work import Work
+
+CHUNK = 4096
+"""Nodes whose bootstrap draws are made at once, 16 MB."""
+
+POOLED = 512
+"""Up to this many samples a variance is taken to be at least that of its neighbours, times `HEAVY`."""
+
+HEAVY = 2.0
+"""Factor on the neighbours' variance: all see the same prefix, and miss the same rare samples."""
+
+SMALL = 6.0
+"""Variances of means of n are raised by 1 + SMALL/n: Student's t at 4.5 standard errors, to first order."""
+
+NARROWEST = 0.2
+"""No interval from a part of the samples is narrower than this part of the tolerance: rare samples are not seen."""
+
+
+class Ledger:
+    """The books of a multilevel scan; see `Multilevel` for the formulas.
+
+    Args:
+        tree: The hierarchy.
+        rungs: Prefix sizes.
+        count: Number of quantities.
+        steering: How many of them, from the first, are losses.
+        target: ``"data"`` or ``"population"``.
+        tolerance: Tolerance, relative to the robust range or absolute.
+        relative: Which of them.
+        critical: Critical value to plan with before there is one.
+        seed: Seed.
+    """
+
+    def __init__(
+        self,
+        tree: Hierarchy,
+        rungs: tuple[int, ...],
+        count: int,
+        steering: int,
+        target: Literal["data", "population"],
+        *,
+        tolerance: float,
+        relative: bool,
+        critical: float,
+        seed: int,
+    ) -> None:
+        nodes = len(tree.level)
+        self.tree, self.rungs, self.top, self.count, self.target = tree, rungs, len(rungs) - 1, count, target
+        self._steering, self._tolerance, self._relative, self._critical = steering, tolerance, relative, critical
+        self._multipliers = build_multipliers(rungs, target=target, draws=DRAWS, seed=seed)
+        self._noise = torch.Generator().manual_seed(seed + 1)
+        self.errors = [Errors(nodes, DRAWS) for _ in range(count)]
+        self.store = Prefixes(nodes, len(rungs))
+        self.value = torch.full((nodes, count), math.nan, dtype=torch.float64)
+        self.surplus, self.variance = self.value.clone(), self.value.clone()
+        self.filled = self.value
+        self.samples = torch.zeros(nodes, dtype=torch.int64)
+        self.broken = torch.zeros(nodes, dtype=torch.bool)
+        self.scale = torch.ones(count, dtype=torch.float64)
+        self._den: Tensor | None = None
+        self._den_draws: Tensor | None = None
+
+    def denominators(self, den: Float64[Tensor, "quantities n"]) -> None:
+        """Take the denominators of all samples: with their mean known, numerators over it have a plain mean."""
+        if self._den is None:
+            self._den, self.scale = den, den.mean(-1)
+
+    def absolute(self, q: int) -> float:
+        """Return the tolerance in the units of a quantity; an absolute one is about losses, and scales to others."""
+        if self._relative or q >= self._steering:
+            own = robust_range(self.filled[:, q])
+            return self._tolerance * (own if self._relative else own / robust_range(self.filled[:, 0]))
+        return self._tolerance
+
+    def limit(self, nodes: Int64[Tensor, " some"]) -> Int64[Tensor, " some"]:
+        """Return the longest prefix that all parents have; −1 where one has none, since it was not finite."""
+        rungs = self.store.rung[self.tree.parents[nodes]]
+        return torch.where(self.tree.weights[nodes] > 0, rungs, self.top).amin(1)
+
+    def pool(self, level: int, variance: Float64[Tensor, " nodes"]) -> Float64[Tensor, " nodes"]:
+        """Return means over the nodes of a level within two steps of its grid; 0 elsewhere."""
+        grid = self.tree.subgrid(level)
+        here = variance[grid]
+        present = ((self.tree.level[grid] == level) & torch.isfinite(here)).double()
+        out = torch.zeros_like(variance)
+        out[grid] = box_mean(here.nan_to_num(nan=0.0, posinf=0.0), present, 2)
+        return out
+
+    def above(self, level: int, q: int, nodes: Int64[Tensor, " some"]) -> Float64[Tensor, " some"]:
+        """Return the variance of surpluses around the parents of nodes, on the level before theirs."""
+        near = self.pool(level - 1, self.variance[:, q])
+        return torch.where(self.tree.weights[nodes] > 0, near[self.tree.parents[nodes]], 0.0).amax(1)
+
+    def judge(self, level: int, work: Work) -> tuple[Float64[Tensor, "nodes count"], Float64[Tensor, "nodes count"]]:
+        """Estimate the variances of per-sample surpluses from a pilot.
+
+        Args:
+            level: The level.
+            work: Its nodes, evaluated as far as the pilot goes.
+
+        Returns:
+            Means over the neighbours, for planning; and what variances are taken to be at least: `HEAVY` times those,
+            or times the neighbours' on the level before (from longer prefixes) at the mean decay between levels.
+        """
+        limit = self.limit(work.nodes)
+        for rung, places in work.groups():
+            usable = places[(limit[places] >= rung) & ~work.bad[places].any(1)]
+            for part in torch.split(usable, CHUNK) if len(usable) else ():
+                nodes = work.nodes[part]
+                surplus = work.numbers(part, rung) - self._interpolated(nodes, rung)
+                self.variance[nodes] = surplus.var(-1).double()
+        pooled = [self.pool(level, self.variance[:, q])[work.nodes] for q in range(self.count)]
+        least = []
+        for q, near in enumerate(pooled):
+            above = self.above(level, q, work.nodes)
+            decay = float(near.sum() / above.sum().clamp_min(1e-300))
+            least.append(HEAVY * torch.maximum(near, decay * above))
+        return torch.stack(pooled, 1), torch.stack(least, 1)
+
+    def settle(self, level: int, work: Work, least: Float64[Tensor, "nodes count"] | None) -> None:
+        """Turn the numbers of a level into values, errors, and what finer levels need."""
+        for rung, group in work.groups():
+            for places in torch.split(group, CHUNK):
+                nodes, n = work.nodes[places], self.rungs[rung]
+                numbers, bad = work.numbers(places, rung), work.bad[places]
+                broken = bad.any(1)
+                self.samples[nodes] = n
+                self.broken[nodes] = broken
+                self.value[nodes] = work.total[places] / n
+                if level < self.tree.depth and not bool(broken.all()):
+                    self.store.keep(nodes[~broken], rung, numbers[~broken])
+                alone = torch.ones_like(broken) if rung == self.top else broken
+                for q in range(self.count):
+                    mine = alone & ~bad[:, q]
+                    self._mean(nodes[mine], rung, numbers[mine, q], level, q)
+                if not bool(alone.all()):
+                    assert least is not None
+                    self._surpluses(nodes[~alone], rung, numbers[~alone], level, least[places[~alone]])
+
+    def look_back(self, level: int) -> None:
+        """Compute the variances of surpluses on a level that has all samples."""
+        nodes = ((self.tree.level == level) & (self.store.rung == self.top)).nonzero()[:, 0]
+        nodes = nodes[self.limit(nodes) == self.top]
+        if len(nodes):
+            ones = torch.ones(len(nodes), 1, dtype=torch.float64)
+            own = self.store.weighted(nodes[:, None], ones, 0, self.rungs[-1])
+            self.variance[nodes] = (own - self._interpolated(nodes, self.top)).var(-1).double()
+
+    def close(self, level: int) -> None:
+        """Close the books of a level: surpluses where all samples were used, and the surface as it is now."""
+        nodes = ((self.tree.level == level) & (self.samples == self.rungs[-1])).nonzero()[:, 0]
+        self.surplus[nodes] = (self.value[nodes] - self.tree.interpolate(self.value, nodes)).abs()
+        self.filled = self.tree.fill(self.value, self.samples > 0)
+
+    def _interpolated(self, nodes: Int64[Tensor, " some"], rung: int) -> Tensor:
+        return self.store.weighted(self.tree.parents[nodes], self.tree.weights[nodes], 0, self.rungs[rung])
+
+    def _mean(self, nodes: Tensor, rung: int, numbers: Tensor, level: int, q: int) -> None:
+        """Record errors of plain means, which owe nothing to parents."""
+        if not len(nodes):
+            return
+        if rung == self.top and self.target == "data":
+            self.errors[q].exact(nodes)
+            return
+        numbers = numbers.double()
+        draws = self._multipliers.draws(numbers - numbers.mean(-1, keepdim=True), rung)
+        self._add(nodes, draws, level, q, 0.0 if rung == self.top else self._narrowest(q))
+
+    def _surpluses(self, nodes: Tensor, rung: int, numbers: Tensor, level: int, least: Tensor) -> None:
+        """Record interpolated values plus mean surpluses, and their errors."""
+        n = self.rungs[rung]
+        surplus = (numbers - self._interpolated(nodes, rung)).double()
+        mean = surplus.mean(-1)
+        variance = surplus.square().mean(-1).sub(mean.square()).clamp_min(0) * (n / (n - 1))
+        rest = 1 / n - (1 / self.rungs[-1] if self.target == "data" else 0.0)
+        self.value[nodes] = mean + self.tree.interpolate(self.value, nodes)
+        self.variance[nodes] = variance
+        self.surplus[nodes] = (mean.square() - variance * rest).clamp_min(0).sqrt()
+        for q in range(self.count):
+            draws = self._multipliers.draws(surplus[:, q] - mean[:, q, None], rung) * math.sqrt(1 + SMALL / n)
+            if n <= POOLED:
+                gap = ((least[:, q] - variance[:, q]).clamp_min(0) * rest).sqrt().float()
+                draws += gap[:, None] * torch.randn(draws.shape, generator=self._noise)
+            draws += self.errors[q].inherited(self.tree.parents[nodes], self.tree.weights[nodes])
+            self._add(nodes, draws, level, q, self._narrowest(q))
+
+    def _narrowest(self, q: int) -> float:
+        least = NARROWEST * self.absolute(q) / self._critical
+        return least if math.isfinite(least) else 0.0
+
+    def _add(self, nodes: Tensor, draws: Tensor, level: int, q: int, least: float) -> None:
+        """Record draws; for the population, the denominators have an error too."""
+        shown = draws
+        if self.target == "population":
+            assert self._den is not None
+            if self._den_draws is None:
+                self._den_draws = self._multipliers.draws(self._den / self.scale[:, None] - 1, self.top)
+            shown = draws - self.value[nodes, q, None].float() * self._den_draws[q]
+        self.errors[q].add(nodes, draws, shown, least=least, keep=level < self.tree.depth)

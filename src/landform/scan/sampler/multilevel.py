@@ -1,0 +1,414 @@
+"""A surface from few samples: surpluses over a hierarchy of nodes, each on as many samples as its variance asks for."""
+
+import math
+from collections.abc import Generator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from landform.errors import InputError, unknown_name
+from landform.scan.engine.base import Sums, Terms
+from landform.scan.sampler.allocation import forecast, rungs_for, share
+from landform.scan.sampler.base import AbstractSampler, Estimate, Request
+from landform.scan.sampler.bootstrap import normal, robust_range
+from landform.scan.sampler.full import check_common
+from landform.scan.sampler.hierarchy import build_hierarchy
+from landform.scan.sampler.ledger import CHUNK, Ledger
+from landform.scan.sampler.multipliers import ladder
+from landform.scan.sampler.truncation import Predicted, kuhn_values, predict, random_points, volume_beyond
+from landform.scan.sampler.work import Work
+
+MAX_NUMBERS = 1 << 24
+"""Per-sample numbers in one round, 128 MB."""
+
+LEAST = 32
+"""Smallest number of samples a node: surpluses have heavy tails, and fewer do not even show them."""
+
+FULL_NODES = 32
+"""Levels are evaluated on all samples until there would be more nodes than this: they carry every other value."""
+
+SAMPLING = 0.75
+"""Part of the tolerance planned for sampling; the rest is for interpolation. Samples cost its inverse square."""
+
+LIMIT = 0.95
+"""Part of the tolerance that sampling may take before a node gets all samples, because its parents have no more."""
+
+RESERVE = 0.1
+"""Part of the variance taken to be left where coarser levels have used all of it: a little more than planned."""
+
+EFFECTIVE = 500
+"""Nodes as good as independent, for the critical value to plan with before the bootstrap gives one."""
+
+CHECKED = 0.1
+"""Part of the work that the check points may add."""
+
+MINIMUM_LEVEL = {1: 5, 2: 4, 3: 3}
+"""Levels that are always evaluated: 33 nodes on a line, 17×17, 9×9×9; 3 in more dimensions."""
+
+_Rounds = Generator[Request, Terms | Sums, None]
+
+
+class Multilevel(AbstractSampler):
+    r"""Evaluates coarse nodes on all samples, finer ones on few, the finest not at all.
+
+    Nodes come in levels (`landform.scan.sampler.hierarchy`); a node v is interpolated from coarser parents p with
+    weights w_p, two halves on a dyadic grid. With ℓ_{v,i} the loss of sample i at v, its value is built up from
+
+        value(v) = (1/n_v) Σ_{i<n_v} s_{v,i} + Σ_p w_p·value(p),      s_{v,i} = ℓ_{v,i} − Σ_p w_p·ℓ_{p,i}
+
+    over the first n_v samples of one random order, n_v ≤ n_p. It is unbiased for every choice of n. The per-sample
+    surpluses s are small where the surface is smooth, and their spread falls about 3.5 times a level, so that the
+    samples needed fall twelve times while nodes become four times as many. Nodes with n_v = N have no sampling error.
+
+    *How many samples.* Each level first gets a pilot: half of what the variances one level up let expect, at least 32.
+    From the pilot's variances, averaged over neighbours, all n_v of a level are decided once; nothing is stopped
+    because of what values look like. What a level may add to the variance of a *value* follows multilevel Monte Carlo:
+    in proportion to √(Σ_v σ_v²) over the levels to come.
+
+    *Errors.* Values are linear in the samples, so a bootstrap with the same random multipliers at all nodes carries
+    every correlation of nested prefixes and inherited errors; the multipliers have the covariances of sampling from a
+    finite set exactly (`landform.scan.sampler.multipliers`). The critical value is the quantile of the largest
+    |error|/stderr of all evaluated nodes. Since means of few heavy-tailed numbers are not normal, variances from up to
+    512 samples are raised to twice those of neighbours, here and one level up, and no interval is narrower than a fifth
+    of the tolerance.
+
+    *Refinement.* All nodes of the coarse levels are evaluated; finer ones only where the surpluses nearby, continued
+    with their measured decay, exceed a quarter of the tolerance. The others are interpolated and have no interval: what
+    interpolation costs is an *estimate* (``truncation`` in the notes). Random points, evaluated on all samples at the
+    end, add a statement that needs no assumption: with confidence 1 − α at most the part ``volume_beyond`` of the
+    volume differs from the surface by more than the tolerance.
+
+    A node that is not finite is recorded so, its children are evaluated directly on all samples.
+
+    Args:
+        h: Nodes of an evenly spaced grid in C order, shape ``[nodes, z]``.
+        shape: Nodes along each axis that varies.
+        n: Samples in the data set.
+        quantities: Names; those that are ``"loss"`` or begin with ``"loss:"`` come first and steer, the others get the
+            samples that come, and intervals of their own.
+        tolerance: Error allowed at all nodes at once: a fraction of the robust range (1–99 % quantiles over the area),
+            or ``("absolute", x)`` in loss units.
+        confidence: Simultaneous confidence of the intervals, 0.99 by default.
+        target: ``"data"``, the loss over this data set, or ``"population"``; then coarse nodes have errors too.
+        check: Number of random points to evaluate in full; by default as many as add a tenth of the work, 4 to 64.
+        minimum_level: Level up to which no node is left out; 4 on a plane (17×17) by default.
+        least: Smallest number of samples a node.
+        seed: Seed of multipliers and check points.
+
+    Raises:
+        InputError: If shape and nodes do not fit, or the tolerance is not positive (`FullGrid` is for 0).
+        UnknownNameError: For another target or kind of tolerance.
+
+    Cost:
+        Of its own, 4 kB a node for the draws of errors (1,000 of them) and 4 bytes per sample evaluated, for nodes
+        that have children; a second or two for 257×257.
+
+    References:
+        M. B. Giles, *Multilevel Monte Carlo methods*, Acta Numerica 24 (2015); H. Yserentant, *On the multi-level
+        splitting of finite element spaces*, Numer. Math. 49 (1986); V. Chernozhukov, D. Chetverikov, K. Kato, *Gaussian
+        approximations and multiplier bootstrap for maxima of sums of high-dimensional random vectors*, Ann. Statist. 41
+        (2013).
+
+    Example:
+        A loss that is affine in h has no surpluses: the least number of samples does on the finer levels.
+
+        >>> h = torch.linspace(0, 1, 65).double()[:, None]
+        >>> sampler = Multilevel(h, (65,), 1000, ("loss",), tolerance=0.01)
+        >>> offset = torch.arange(1000).double() / 1000
+        >>> while (request := sampler.ask()) is not None:
+        ...     num = (request.h + offset[request.start : request.stop])[:, None]
+        ...     sampler.tell(request, Terms(num, torch.ones(1, num.shape[-1]).double()))
+        >>> found = sampler.estimate()
+        >>> torch.allclose(found.value[:, 0], h[:, 0] + offset.mean())
+        True
+        >>> found.notes["evaluations"] < 40
+        True
+    """
+
+    def __init__(
+        self,
+        h: Float64[Tensor, "nodes z"],
+        shape: Sequence[int],
+        n: int,
+        quantities: Sequence[str],
+        *,
+        tolerance: float | tuple[str, float],
+        confidence: float = 0.99,
+        target: Literal["data", "population"] = "data",
+        check: int | None = None,
+        minimum_level: int | None = None,
+        least: int = LEAST,
+        seed: int = 0,
+    ) -> None:
+        check_common(h, n, quantities, confidence, target)
+        if math.prod(shape) != len(h) or min(shape) < 2:
+            wanted = "as many nodes as shape says, at least 2 along each axis"
+            raise InputError(f"a grid of shape {tuple(shape)} comes with {len(h)} nodes; wanted {wanted}")
+        relative, number = parse_tolerance(tolerance)
+        self._h, self._shape, self._n, self._names = h, tuple(shape), n, tuple(quantities)
+        self._confidence, self._target, self._seed, self._check = confidence, target, seed, check
+        self._tree = build_hierarchy(shape)
+        floor = MINIMUM_LEVEL.get(len(shape), 3) if minimum_level is None else minimum_level
+        self._minimum = min(floor, self._tree.depth)
+        self._rungs = ladder(n, least)
+        self._top = len(self._rungs) - 1
+        self._steering = max(1, sum(name == "loss" or name.startswith("loss:") for name in self._names))
+        self._planned_critical = normal(1 - (1 - confidence) / EFFECTIVE)
+        self._books = Ledger(
+            self._tree,
+            self._rungs,
+            len(self._names),
+            self._steering,
+            target,
+            tolerance=number,
+            relative=relative,
+            critical=self._planned_critical,
+            seed=seed,
+        )
+        self._predicted: list[Predicted | None] = [None] * len(self._names)
+        self._costs: list[list[float]] = [[] for _ in self._names]
+        self._left = [0.0] * len(self._names)
+        self._levels: list[dict[str, object]] = []
+        self._checked: dict[str, object] = {}
+        self._spent, self._expected, self._uncertainty = 0, 0, math.nan
+        self._rounds = self._run()
+        self._pending: Request | None = next(self._rounds)
+
+    def ask(self) -> Request | None:
+        """Return the next round."""
+        return self._pending
+
+    def tell(self, request: Request, found: Terms | Sums) -> None:
+        """Take the answer to it."""
+        if request.per_sample and not isinstance(found, Terms):
+            raise InputError("a multilevel scan needs per-sample terms, got sums; FullGrid does with sums")
+        self._spent += request.evaluations
+        try:
+            self._pending = self._rounds.send(found)
+        except StopIteration:
+            self._pending = None
+
+    @property
+    def uncertainty(self) -> float:
+        """Half-width of the widest interval of the loss, as a fraction of the robust range."""
+        return self._uncertainty
+
+    @property
+    def expected(self) -> int:
+        """Sample evaluations in all, as forecast from the levels so far."""
+        return max(self._expected, self._spent)
+
+    def estimate(self) -> Estimate:
+        """Return what is known; nodes without samples are interpolated and have no interval."""
+        books = self._books
+        known = books.samples > 0
+        critical = torch.tensor([e.critical(self._confidence) for e in books.errors], dtype=torch.float64)
+        if not bool(known.any()):
+            critical[:] = math.nan
+        stderr = torch.stack([errors.stderr for errors in books.errors], 1)
+        quantities: dict[str, object] = {}
+        for q, name in enumerate(self._names):
+            if (predicted := self._predicted[q]) is not None:
+                about: dict[str, object] = {
+                    "tolerance": books.absolute(q),
+                    "half_width": float((critical[q] * stderr[:, q]).nan_to_num(nan=0.0).max()),
+                    "truncation": self._left[q] if self._pending is None else math.nan,
+                    "decay": predicted.decay,
+                }
+                quantities[name] = about | ({"check": self._checked[name]} if name in self._checked else {})
+        notes: dict[str, object] = {
+            "sampler": "multilevel",
+            "confidence": self._confidence,
+            "target": self._target,
+            "sample_evaluations": self._spent,
+            "evaluations": self._spent / self._n,
+            "quantities": quantities,
+            "levels": list(self._levels),
+        }
+        value = self._tree.fill(books.value, known)
+        return Estimate(value, stderr, books.samples.clone(), critical, self._tree.level.clone(), notes)
+
+    def _run(self) -> _Rounds:
+        """Go through the levels."""
+        level, books = self._tree.level, self._books
+        full = max([k for k in range(self._tree.depth + 1) if int((level <= k).sum()) <= FULL_NODES] or [0])
+        full = min(max(full, 1), self._tree.depth)
+        nodes = (level <= full).nonzero()[:, 0]
+        self._expected = 2 * len(nodes) * self._n
+        work = Work(nodes, torch.full((len(nodes),), self._top), len(self._names), self._steering, self._rungs)
+        yield from self._climb(work)
+        books.settle(0, work, None)
+        for k in range(1, full + 1):
+            books.look_back(k)
+            self._close(k)
+        for k in range(full + 1, self._tree.depth + 1):
+            nodes = self._active(k)
+            self._skip(k, nodes)
+            if not len(nodes):
+                break
+            work = Work(nodes, self._pilot(k, nodes), len(self._names), self._steering, self._rungs)
+            yield from self._climb(work)
+            pooled, least = books.judge(k, work)
+            work.goal = torch.maximum(work.goal, self._plan(k, work, pooled))
+            self._foresee(k, work)
+            yield from self._climb(work)
+            books.settle(k, work, least)
+            self._close(k)
+        self._skip(self._tree.depth + 1, nodes[:0])
+        yield from self._check_points()
+
+    def _climb(self, work: Work) -> _Rounds:
+        """Evaluate until every node has reached its goal."""
+        while due := work.due():
+            for reached, goal, places in due:
+                start, stop = (self._rungs[reached] if reached >= 0 else 0), self._rungs[goal]
+                for part in torch.split(places, max(1, MAX_NUMBERS // ((stop - start) * len(self._names)))):
+                    found = yield Request(self._h[work.nodes[part]], start, stop, True)
+                    assert isinstance(found, Terms)
+                    if stop - start == self._n:
+                        self._books.denominators(found.den)
+                    work.add(part, goal, found.num / self._books.scale[:, None])
+
+    def _active(self, level: int) -> Int64[Tensor, " some"]:
+        """Return the nodes of a level to evaluate: all at first; later those where interpolation will not do."""
+        here = self._tree.level == level
+        used = self._tree.weights > 0
+        beside = (self._books.broken[self._tree.parents] & used).any(1)
+        if level > self._minimum:
+            wanted = torch.zeros_like(here)
+            for q in range(self._steering):
+                predicted = self._predicted[q]
+                assert predicted is not None
+                wanted |= predicted.remainder > (1 - SAMPLING) * self._books.absolute(q)
+            possible = ((self._books.samples[self._tree.parents] > 0) | ~used).all(1)
+            here = here & ((wanted & possible) | beside)
+        return here.nonzero()[:, 0]
+
+    def _skip(self, level: int, nodes: Int64[Tensor, " some"]) -> None:
+        """Note what interpolation is expected to cost at the nodes of a level that are not evaluated."""
+        skipped = self._tree.level == level
+        skipped[nodes] = False
+        for q, predicted in enumerate(self._predicted):
+            assert predicted is not None
+            rest = predicted.remainder[skipped]
+            if level > self._tree.depth:  # between the finest nodes
+                finest = self._tree.level == self._tree.depth
+                rest = self._books.surplus[finest, q] * predicted.decay / (1 - predicted.decay)
+            rest = rest[torch.isfinite(rest)]
+            self._left[q] = max(self._left[q], float(rest.max()) if len(rest) else 0.0)
+
+    def _pilot(self, level: int, nodes: Int64[Tensor, " some"]) -> Int64[Tensor, " some"]:
+        """Return the pilot's rungs: half of what the variances one level up, and their decay, let expect."""
+        goal = torch.zeros(len(nodes), dtype=torch.int64)
+        growth = 2 ** len(self._shape)
+        for q in range(self._steering):
+            costs = self._costs[q]
+            decay = min(max(forecast(costs, 1)[1] / max(costs[-1], 1e-300) / growth, 0.03), 0.5)
+            expected = self._books.above(level, q, nodes) * decay
+            budget, _ = self._budget(level, q, nodes, float(expected.sum()))
+            goal = torch.maximum(goal, rungs_for(expected, budget, self._rungs) - 1)
+        return torch.minimum(goal.clamp(0, max(self._top - 1, 0)), self._books.limit(nodes).clamp_min(0))
+
+    def _plan(self, level: int, work: Work, pooled: Float64[Tensor, "nodes count"]) -> Int64[Tensor, " nodes"]:
+        """Decide, once, how many samples each node gets."""
+        limit = self._books.limit(work.nodes)
+        goal = torch.zeros_like(work.goal)
+        for q in range(self._steering):
+            own = self._books.variance[work.nodes, q].nan_to_num(nan=0.0)
+            variance = torch.maximum(pooled[:, q], 0.5 * own)
+            budget, most = self._budget(level, q, work.nodes, float(variance.sum()))
+            wanted = rungs_for(variance, budget, self._rungs)
+            enough = rungs_for(variance, most, self._rungs) <= limit
+            goal = torch.maximum(goal, torch.where((wanted > limit) & enough, limit, wanted))
+        return torch.where(goal > limit, self._top, goal)
+
+    def _budget(
+        self, level: int, q: int, nodes: Int64[Tensor, " some"], cost: float
+    ) -> tuple[Float64[Tensor, " some"], Float64[Tensor, " some"]]:
+        """Return the variance that the surpluses of a level may add to each node's value: as planned, and at most."""
+        errors, tree = self._books.errors[q], self._tree
+        inherited = (errors.inherited(tree.parents[part], tree.weights[part]) for part in torch.split(nodes, CHUNK))
+        spent = torch.cat([draws.square().mean(1).double() for draws in inherited])
+        critical = max(errors.critical(self._confidence), self._planned_critical)
+        allowed = (SAMPLING * self._books.absolute(q) / critical) ** 2
+        if self._target == "population":  # what all samples cannot give, fewer need not try
+            allowed = max(allowed, 1.2 * float(errors.stderr.nan_to_num(nan=0.0).max()) ** 2)
+        left = (allowed - spent).clamp_min(RESERVE * allowed)
+        most = ((LIMIT / SAMPLING) ** 2 * allowed - spent).clamp_min(0)
+        finer, growth = tree.depth - level, 2 ** len(self._shape)
+        costs = forecast([*self._costs[q], cost], finer)
+        counts = [len(nodes) * growth**j for j in range(finer + 1)]
+        return left * share(costs, counts, self._rungs[0], float(left.mean())), most
+
+    def _close(self, level: int) -> None:
+        """Take stock of a level: costs, the prediction for the next one, and the progress."""
+        books, here = self._books, self._tree.level == level
+        books.close(level)
+        for q in range(len(self._names)):
+            self._costs[q].append(float(books.variance[here, q].nan_to_num(nan=0.0, posinf=0.0).sum()))
+            self._predicted[q] = predict(self._tree, level, books.surplus[:, q], self._predicted[q])
+        scale = robust_range(books.filled[:, 0])
+        widest = float(books.errors[0].stderr.nan_to_num(nan=0.0).max()) * books.errors[0].critical(self._confidence)
+        self._uncertainty = widest / scale if scale > 0 else math.nan
+        self._levels.append(
+            {
+                "level": level,
+                "nodes": int(here.sum()),
+                "evaluated": int((books.samples[here] > 0).sum()),
+                "evaluations": int(books.samples[here].sum()) / self._n,
+            }
+        )
+
+    def _foresee(self, level: int, work: Work) -> None:
+        """Forecast the sample evaluations of the whole scan."""
+        sizes = torch.tensor(self._rungs)
+        done = torch.where(work.rung >= 0, sizes[work.rung.clamp_min(0)], 0)
+        total, samples = float((sizes[work.goal] - done).sum()), float(sizes[work.goal].double().mean())
+        predicted = self._predicted[0]
+        assert predicted is not None
+        size = float(predicted.remainder.nan_to_num(nan=0.0).max())
+        for k in range(level + 1, self._tree.depth + 1):
+            size, samples = size * predicted.decay, max(samples * 0.3, self._rungs[0])
+            if k > self._minimum and size <= (1 - SAMPLING) * self._books.absolute(0):
+                break
+            total += int((self._tree.level == k).sum()) * samples
+        self._expected = int((self._spent + total) * (1 + CHECKED))
+
+    def _check_points(self) -> _Rounds:
+        """Evaluate random points in full, and compare the surface."""
+        count = self._check
+        if count is None:
+            count = min(max(round(CHECKED * self._spent / self._n), 4), 64)
+        if not count:
+            return
+        h, unit = random_points(self._h, self._shape, count, self._seed)
+        found = yield Request(h, 0, self._n, False)
+        truth = found.num.sum(-1) / found.den.sum(-1) if isinstance(found, Terms) else found.num / found.den
+        for q, name in enumerate(self._names):
+            surface = kuhn_values(self._books.filled[:, q], self._shape, unit)
+            gap = (surface - truth[:, q]).abs()
+            fits = (gap <= self._books.absolute(q)) | ~(torch.isfinite(surface) | torch.isfinite(truth[:, q]))
+            outside = int((~fits).sum())
+            self._checked[name] = {
+                "points": count,
+                "outside": outside,
+                "largest": float(gap.nan_to_num(nan=0.0, posinf=0.0).max()),
+                "volume_beyond": volume_beyond(outside, count, self._confidence),
+            }
+
+
+def parse_tolerance(tolerance: float | tuple[str, float]) -> tuple[bool, float]:
+    """Return whether a tolerance is relative to the robust range, and its number.
+
+    Example:
+        >>> parse_tolerance(0.005), parse_tolerance(("absolute", 0.1))
+        ((True, 0.005), (False, 0.1))
+    """
+    kind, number = tolerance if isinstance(tolerance, tuple) else ("relative", tolerance)
+    if kind not in ("relative", "absolute"):
+        raise unknown_name("kind of tolerance", kind, ("relative", "absolute"))
+    if not (number > 0 and math.isfinite(number)):
+        raise InputError(f"tolerance is {number}; wanted a positive number, or FullGrid for every node on all samples")
+    return kind == "relative", float(number)

@@ -1,0 +1,79 @@
+"""The numbers of the nodes of one level while it is being evaluated, segment by segment."""
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+
+class Work:
+    """Per-sample numbers of some nodes, over prefixes that grow rung by rung.
+
+    Args:
+        nodes: The nodes.
+        goal: The rung that each shall reach.
+        quantities: Number of quantities.
+        steering: How many of them, from the first, decide whether going on makes sense.
+        rungs: Prefix sizes.
+
+    Attributes:
+        rung: The rung that each node has reached, −1 before the first.
+        total: Sums of the numbers in float64, ``[nodes, quantities]``.
+        bad: Where a number that is not finite was seen, ``[nodes, quantities]``.
+    """
+
+    def __init__(
+        self,
+        nodes: Int64[Tensor, " nodes"],
+        goal: Int64[Tensor, " nodes"],
+        quantities: int,
+        steering: int,
+        rungs: tuple[int, ...],
+    ) -> None:
+        self.nodes, self.goal, self.rungs = nodes, goal.clone(), rungs
+        self.rung = torch.full((len(nodes),), -1)
+        self.total = torch.zeros(len(nodes), quantities, dtype=torch.float64)
+        self.bad = torch.zeros(len(nodes), quantities, dtype=torch.bool)
+        self._steering = steering
+        self._rows = torch.full((len(rungs), len(nodes)), -1)
+        self._tables: list[list[Tensor]] = [[] for _ in rungs]
+        self._count = [0] * len(rungs)
+
+    @property
+    def hopeless(self) -> Bool[Tensor, " nodes"]:
+        """Nodes whose means cannot be finite whatever comes: every steering quantity has met a number that is not."""
+        return self.bad[:, : self._steering].all(1)
+
+    def due(self) -> list[tuple[int, int, Int64[Tensor, " some"]]]:
+        """Return (rung reached, rung to reach, places of the nodes) for everything that is still to be evaluated."""
+        open_ = (self.rung < self.goal) & ~self.hopeless
+        pairs = torch.unique(torch.stack([self.rung[open_], self.goal[open_]], 1), dim=0).tolist()
+        return [(a, b, (open_ & (self.rung == a) & (self.goal == b)).nonzero()[:, 0]) for a, b in pairs]
+
+    def add(self, places: Int64[Tensor, " some"], rung: int, numbers: Float64[Tensor, "some quantities n"]) -> None:
+        """Take the numbers of nodes up to ``rung``. A node with one that is not finite goes on to all samples."""
+        start = self.rungs[int(self.rung[places[0]])] if int(self.rung[places[0]]) >= 0 else 0
+        first, offset = int(self.rung[places[0]]) + 1, start
+        for k in range(first, rung + 1):
+            part = numbers[..., start - offset : self.rungs[k] - offset]
+            self._rows[k, places] = self._count[k] + torch.arange(len(places))
+            self._tables[k].append(part.float())
+            self._count[k] += len(places)
+            start = self.rungs[k]
+        total = numbers.sum(-1)
+        self.rung[places] = rung
+        self.total[places] += total
+        self.bad[places] |= ~torch.isfinite(total)
+        self.goal[self.bad.any(1)] = len(self.rungs) - 1
+
+    def numbers(self, places: Int64[Tensor, " some"], rung: int) -> Float32[Tensor, "some quantities n"]:
+        """Return the numbers of nodes over the prefix ``rung``, which they must have reached."""
+        parts = []
+        for k in range(rung + 1):
+            if len(self._tables[k]) > 1:
+                self._tables[k][:] = [torch.cat(self._tables[k])]
+            parts.append(self._tables[k][0][self._rows[k, places]])
+        return torch.cat(parts, -1)
+
+    def groups(self) -> list[tuple[int, Int64[Tensor, " some"]]]:
+        """Return the rungs reached and the places of the nodes that have reached each."""
+        return [(int(k), (self.rung == k).nonzero()[:, 0]) for k in sorted(set(self.rung.tolist())) if k >= 0]
