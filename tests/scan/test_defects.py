@@ -2,6 +2,8 @@
 
 import copy
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -257,3 +259,164 @@ def test_the_middle_of_a_random_plane_is_the_loss_of_the_model(images):
     with torch.no_grad():
         want = nn.functional.cross_entropy(copy.deepcopy(model).eval()(images[0]).double(), images[1]).item()
     assert float(surface.loss.sel(h1=0, h2=0)) == pytest.approx(want, abs=1e-12)
+
+
+@pytest.mark.parametrize("depth", [0.0, -3.0])
+def test_a_store_knows_what_is_done_whatever_the_value(depth, tmp_path):
+    """Losses of 0 and below are not measured again, and NaN is a value, not a gap."""
+    calls = []
+
+    class Counted(Pole):
+        def forward(self, x):
+            calls.append(1)
+            return super().forward(x)
+
+    def loss(outputs, _):
+        return outputs[:, 0] * 0 + depth + torch.where(outputs[:, 0].isfinite(), 0.0, outputs[:, 0])
+
+    task = Task(Counted(), loss, (torch.zeros(3, 1), torch.zeros(3, 1)))
+    space = Subspace({"p": torch.zeros(1)}, ({"p": torch.ones(1)},))
+    options = {"grid": 9, "ranges": [(-1, 1)], "engine": "functional", "store": tmp_path / "kept", "progress": False}
+    first = scan(task, space, **options)
+    assert float(first.loss[-1]) == depth
+    assert np.isnan(first.loss.values[:4]).all()
+    assert len(calls) > 9 - 1
+    calls.clear()
+    again = scan(task, space, **options)
+    assert len(calls) < 9  # the probes of the model, and no point
+    assert again.attrs["stored_evaluations"] == 9 * 3
+    np.testing.assert_array_equal(again.loss, first.loss)
+    np.testing.assert_array_equal(again.status, first.status)
+
+
+def test_biases_norms_and_buffers_are_left_alone_unless_asked_for():
+    model = network()
+    plane = random_plane(model)
+    assert set(plane.moved) == {"0.weight", "5.weight"}
+    h = torch.tensor([0.7, -0.4], dtype=torch.float64)
+    moved = plane.at(h)
+    for name in ("0.bias", "1.weight", "1.bias", "5.bias"):
+        assert torch.equal(moved[name], model.get_parameter(name))
+    assert not set(dict(model.named_buffers())) & set(moved)
+    assert {"0.bias", "1.weight", "5.bias"} < set(random_plane(model, biases=True).moved)  # 1.bias is 0
+
+
+def test_a_direction_is_scaled_filter_by_filter_not_tensor_by_tensor():
+    model = network()
+    with torch.no_grad():
+        model[0].weight[0] *= 100
+    direction = random_plane(model).directions[0]["0.weight"].flatten(1).norm(dim=1)
+    assert float(direction[0] / direction[1]) > 20  # of one tensor's norm, each filter would get a like share
+
+
+MEMORY = """
+import resource, torch, landform as lf
+model = torch.nn.Sequential(torch.nn.Linear(1000, 1000), torch.nn.Tanh(), torch.nn.Linear(1000, 2))
+task = lf.Task(model, data=(torch.zeros(4, 1000), torch.zeros(4).long()))
+plane = lf.random_plane(task, norm="layer")
+grid = [20, 20]
+lf.scan(task, plane, grid=[2, 2], engine=ENGINE)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+lf.scan(task, plane, grid=grid, engine=ENGINE)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("engine", ["functional", "auto"])
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of the peak differs")
+def test_the_weights_of_the_grid_are_never_in_memory_together(engine):
+    """A million parameters at 400 nodes are 1.6 GB; the scan stays within some copies of the model, 4 MB each."""
+    command = [sys.executable, "-c", MEMORY.replace("ENGINE", repr(engine))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 60_000  # kB
+
+
+def normalised(model, plane, h, images, policy):
+    """The loss at a point with BatchNorm by a policy, by the plainest route."""
+    moved = copy.deepcopy(model).eval()
+    moved.load_state_dict({**moved.state_dict(), **plane.at(torch.tensor(h, dtype=torch.float64))})
+    norm = moved[1]
+    with torch.no_grad():
+        if policy == "recalibrate":
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+            moved(images[0])
+            norm.eval()
+        elif policy == "batch":
+            norm.train()
+        return nn.functional.cross_entropy(moved(images[0]).double(), images[1]).item()
+
+
+@pytest.mark.parametrize("policy", ["frozen", "recalibrate", "batch"])
+def test_what_normalises_is_a_choice_and_is_recorded(policy, images):
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    plane = random_plane(model, seed=3)
+    allow = {"allow": ("batch_norm", "coupled")} if policy == "batch" else {}
+    task = Task(model, data=images, batch_norm=policy, **allow)
+    surface = scan(task, plane, grid=3, ranges=[(-1, 1), (-1, 1)])
+    for h1 in (-1.0, 0.0, 1.0):
+        want = normalised(model, plane, (h1, 1.0), images, policy)
+        assert float(surface.loss.sel(h1=h1, h2=1.0)) == pytest.approx(want, rel=1e-4)
+    assert surface.attrs["batch_norm"] == policy
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_three_ways_to_normalise_differ(images):
+    model, losses = network(), {}
+    plane = random_plane(model, seed=3)
+    for policy in ("frozen", "recalibrate"):
+        losses[policy] = normalised(model, plane, (1.0, 1.0), images, policy)
+    assert abs(losses["frozen"] - losses["recalibrate"]) > 1e-3
+
+
+def normed_imprint():
+    from landform import Pattern, imprint
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        hidden = [
+            layer
+            for a, b in ((64, 40), (40, 40), (40, 60))
+            for layer in (nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU())
+        ]
+        model = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(60, 10))
+        for _ in range(3):
+            model(torch.rand(32, 64))
+    return imprint(Pattern.from_formula("himmelblau", resolution=4), Task(model.eval(), data="digits"))
+
+
+def test_the_grid_of_a_pattern_is_measured_on_the_pattern():
+    made = normed_imprint()
+    surface = scan(made)
+    assert surface.h1.values.tolist() == surface.h2.values.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    lo, hi = made.range
+    np.testing.assert_allclose(surface.loss, lo + (hi - lo) * made.pattern.values, atol=made.certificate.bound)
+
+
+def test_a_test_surface_is_of_test_data():
+    from landform import load_data
+
+    made = normed_imprint()
+    parts = {name: load_data("digits", split=name) for name in ("train", "test")}
+    surface = scan(made.task, made.subspace, grid=2, data=parts)
+    at = made.subspace.at(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    for name, data in parts.items():
+        want = float(made.task.replace(data=data).evaluate(at))
+        assert float(surface.loss.sel(split=name, h1=1, h2=0)) == pytest.approx(want, rel=1e-6)
+    assert float(abs(surface.loss.sel(split="train") - surface.loss.sel(split="test")).max()) > 1e-6
+
+
+def test_saved_statistics_are_those_of_the_network(tmp_path):
+    from landform import load
+
+    made = normed_imprint()
+    made.save(tmp_path / "b.landform")
+    again = load(tmp_path / "b.landform")
+    buffers = dict(again.model.named_buffers())
+    assert any("running_var" in name for name in buffers)
+    for name, value in made.model.named_buffers():
+        assert torch.equal(value, buffers[name]), name
+    np.testing.assert_array_equal(scan(again, grid=5).loss, scan(made, grid=5).loss)

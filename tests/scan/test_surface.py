@@ -105,3 +105,21 @@ def test_splits_are_joined_and_survive_a_file(form, tmp_path):
         again = xr.open_dataset(tmp_path / "s.nc")
     assert again.loss.sel(split="test").values.tolist() == [2.0, 2.0]
     again.close()
+
+
+def test_a_surface_says_where_it_lies():
+    import landform as lf
+
+    model = torch.nn.Linear(3, 2)
+    task = lf.Task(model, data=(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1])))
+    surface = lf.scan(task, lf.random_plane(task, seed=3), grid=3)
+    assert surface.h1.values.tolist() == [-1, 0, 1]  # the plane's own range
+    assert surface.attrs["subspace"]["seed"] == 3
+    assert surface.h2.attrs["direction"] == "random direction"
+    assert surface.landform.plot().get_xlabel() == "$h_{1}$, random direction"
+    states = [{"weight": torch.randn(2, 3), "bias": torch.randn(2)} for _ in range(4)]
+    found = lf.scan(task, lf.pca_plane(states, model=task), grid=3)
+    assert np.shape(found.attrs["path"]) == (4, 2)
+    assert len(found.attrs["off_plane"]) == 4
+    assert "of the variance" in found.h1.attrs["direction"]
+    assert "path" not in lf.scan(task, lf.pca_plane(states, model=task), grid=3, axes=(1,)).attrs

@@ -196,6 +196,13 @@ def test_a_path_is_read_from_whatever_holds_one():
             path_of(bad)
 
 
+def test_a_surface_may_hold_the_path_that_its_plane_was_made_from():
+    surface = bowl(9, path=STEPS.tolist(), off_plane=[0.0] * 6)
+    np.testing.assert_array_equal(surface.landform.trajectory().lines[0].get_xydata(), STEPS)
+    with pytest.raises(InputError, match="was not made from checkpoints; pass their path"):
+        bowl(9).landform.trajectory()
+
+
 def test_the_path_lies_on_its_coordinates_and_the_map_keeps_its_limits():
     ax = trajectory(bowl(9), (STEPS * 3, np.arange(6.0)))
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), STEPS * 3)

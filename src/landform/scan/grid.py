@@ -17,7 +17,7 @@ from landform.imprint.imprint import Imprint
 from landform.scan.engine.space import AnySpace
 from landform.scan.imprints import measure_imprint, promised
 from landform.scan.places import Places, default_grid, grid_places, point_places
-from landform.scan.surface import build_surface, join_splits, label, versions
+from landform.scan.surface import build_surface, join_splits, label, say_where, versions
 from landform.scan.tasks import Options, measure_task
 from landform.task import Task
 
@@ -66,8 +66,9 @@ def scan(
         grid: Nodes per axis, one number or one per axis. None: an imprint's pattern nodes (every 2nd, 4th, … where
             z ≥ 3 makes more than 100,000); for a task 65 (z = 1) or 33 × 33 (z = 2).
         points: Points to measure instead, shape ``[points, z]``; the result then has a ``node`` dim.
-        ranges: (lo, hi) of each coordinate, [0, 1] by default. Those of an imprint lie within [0, 1]: nothing is
-            promised outside.
+        ranges: (lo, hi) of each coordinate. None: the subspace's own (``subspace.ranges``; [−1, 1] for random
+            directions, around the checkpoints for those of a trajectory), [0, 1] where it has none. Those of an
+            imprint lie within [0, 1]: nothing is promised outside.
         axes: Numbers of the coordinates that vary, e.g. ``(1, 2)`` for a plane in a space of 100; all by default.
         at: A point ``[z]`` through which such a slice goes; the middle of the ranges by default.
         data: Another data set, e.g. a test split. The ``target`` of an imprint is then what its labels predict
@@ -202,7 +203,8 @@ def _surface(
         _say_interrupted(int((estimate.samples > 0).sum()), len(places.h))
     attrs = measured.attrs | _cost(begin, complete=measured.run.complete)
     units = {"loss": attrs["unit"]}
-    return label(places, estimate, measured.quantities, units=units, target=goal, attrs=attrs)
+    surface = label(places, estimate, measured.quantities, units=units, target=goal, attrs=attrs)
+    return surface if isinstance(subject, Imprint) else say_where(surface, getattr(space, "meta", None) or {})
 
 
 def _cost(begin: float, *, complete: bool) -> dict[str, Any]:
@@ -240,7 +242,9 @@ def _task_places(
             f"a grid over {varying} coordinates costs a pass over the data for each of its nodes; choose the nodes per"
             f" axis (grid=…), a plane (axes=(1, 2)) or points of shape [points, {subspace.z}] (points=…)"
         )
-    return grid_places(subspace.z, DEFAULT_GRID[varying] if grid is None else grid, ranges=ranges, axes=axes, at=at)
+    nodes = DEFAULT_GRID[varying] if grid is None else grid
+    box = getattr(subspace, "ranges", None) if ranges is None else ranges
+    return grid_places(subspace.z, nodes, ranges=box, axes=axes, at=at)
 
 
 def _points(z: int, grid: Any, points: Any, *others: Any) -> Places:

@@ -24,6 +24,9 @@ MEASURED, INTERPOLATED, MISSING, NOT_FINITE = 0, 1, 2, 3
 STATUS = ("measured", "interpolated", "missing", "not_finite")
 """Words of the variable ``status``, in the order of its values."""
 
+ABOUT_POINTS = ("coordinates", "off_plane", "steps", "points")
+"""What a subspace says about the points that it was made from."""
+
 _NAMES = {"loss": "loss", "accuracy": "accuracy", "gradient_norm": "norm of the gradient"}
 
 
@@ -158,6 +161,51 @@ def label(
         notes = {"long_name": "head of the network", "units": "1", "heads": heads[most]}
         coordinates["channel"] = xarray.Variable(("channel",), numbers, notes)
     return xarray.Dataset(variables, coordinates, dict(attrs) | dict(estimate.notes))
+
+
+def say_where(surface: "xarray.Dataset", meta: Mapping[str, Any]) -> "xarray.Dataset":
+    """Record where a surface lies: the subspace in the attributes, what each direction is on its coordinate.
+
+    Args:
+        surface: The surface.
+        meta: Of the subspace.
+
+    Returns:
+        The surface with attributes ``subspace`` (kind, seed, norm, explained variance, eigenvalues, …) and, where the
+        subspace comes from checkpoints, ``path`` (their coordinates, ``[points][z]``) and ``off_plane`` (their
+        distances from it), and with ``direction`` on ``h1`` … ``hz``.
+
+    Example:
+        >>> from landform.scan.places import grid_places
+        >>> samples = torch.tensor([9, 9])
+        >>> flat = build_surface(grid_places(1, 2), torch.ones(2, 1).double(), samples=samples, unit="nat", attrs={})
+        >>> found = say_where(flat, {"kind": "pca", "explained_variance": [0.75], "off_plane": [0.0]})
+        >>> found.attrs["subspace"], found.h1.direction
+        ({'kind': 'pca', 'explained_variance': [0.75]}, 'component 1, 75 % of the variance')
+    """
+    if not meta:
+        return surface
+    names = [str(name) for name in surface.coords if str(name)[:1] == "h" and str(name)[1:].isdigit()]
+    found = surface.assign_attrs(subspace={key: value for key, value in meta.items() if key not in ABOUT_POINTS})
+    for key, name in (("coordinates", "path"), ("off_plane", "off_plane")):
+        if key in meta and len(names) == len(surface["loss"].dims):
+            found.attrs[name] = meta[key]
+    for name in names:
+        text = _direction(int(name[1:]) - 1, meta)
+        if text:
+            found[name].attrs["direction"] = text
+    return found
+
+
+def _direction(number: int, meta: Mapping[str, Any]) -> str:
+    kind, shares, values = (meta.get(key) for key in ("kind", "explained_variance", "eigenvalues"))
+    if kind == "random":
+        return "random direction"
+    if shares is not None and number < len(shares):
+        return f"component {number + 1}, {100 * shares[number]:.3g} % of the variance"
+    if values is not None and number < len(values):
+        return f"eigenvector {number + 1}, λ = {values[number]:.3g}"
+    return str(kind) if kind in ("gradient", "worst") else ""
 
 
 def join_splits(surfaces: Mapping[str, "xarray.Dataset"]) -> "xarray.Dataset":

@@ -118,6 +118,7 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
         "critical": done.estimate.critical.tolist(),
         "interval_target": options.target,
         "seed": options.seed,
+        "batch_norm": task.settings.batch_norm,
         "complete": done.complete,
         "stored_evaluations": done.reused,
     }

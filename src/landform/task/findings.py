@@ -1,6 +1,6 @@
 """What a task does that would make its surface another one in every pass: found by a probe, named, and refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +52,16 @@ def probe(task: "Task") -> tuple[Finding, ...]:
         Findings; none for most models.
 
     Cost:
-        Five passes over 8 samples.
+        Six passes over 8 samples, and one over the data where statistics are recalibrated.
     """
     batch = task.batch(slice(0, min(SAMPLES, task.n)))
     found: list[Finding] = []
     with task.mode():
+        ready = task.prepare(None)  # recalibration normalises by the batch, which is not what is looked for
+        _values(task, ready, batch, 0)  # and whether losses are separable is found by a pass that recalibrates, too
         with _Recorder() as recorder:
-            first = _values(task, batch, 0)
-        others = [_values(task, batch, seed) for seed in (0, 1, 2)]
+            first = _values(task, ready, batch, 0)
+        others = [_values(task, ready, batch, seed) for seed in (0, 1, 2)]
         change = max(_change(first, other) for other in others)
         if change > 0:
             found.append(_randomness(recorder.dropouts, change, _change(first, others[0]) > 0))
@@ -77,7 +79,7 @@ def probe(task: "Task") -> tuple[Finding, ...]:
             )
         elif not found and not task.settings.noisy and batch.size > 1 and task.separable:
             half = task.batch(slice(0, batch.size // 2))
-            alone = _values(task, half, 0)
+            alone = _values(task, ready, half, 0)
             change = _change(first[:, : half.size], alone)
             loose = task.settings.autocast is not None or task.settings.dtype in (torch.float16, torch.bfloat16)
             if change > (COUPLED_HALF if loose else COUPLED):
@@ -85,15 +87,15 @@ def probe(task: "Task") -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def _values(task: "Task", batch: Any, seed: int) -> Tensor:
+def _values(task: "Task", ready: Mapping[str, Tensor] | None, batch: Any, seed: int) -> Tensor:
     """Compute the losses of samples, or what there is of them, with the random state at a seed."""
     separable = task.separable  # found by a pass that may draw
     seed_all(seed)
     if separable:
-        return task.terms_at(None, batch)[0]
+        return task.terms_at(ready, batch)[0]
     if task.step is not None:
-        return torch.stack([value.reshape(-1)[:1] for value in task.stepped(None, batch).values()])
-    outputs = task.run(None, batch)
+        return torch.stack([value.reshape(-1)[:1] for value in task.stepped(ready, batch).values()])
+    outputs = task.run(ready, batch)
     return torch.cat(
         [head.reshape(batch.size, -1).T.double().cpu() for head in task.split_heads(outputs, batch).values()]
     )

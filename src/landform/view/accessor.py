@@ -91,9 +91,23 @@ class SurfaceAccessor:
 
         return uncertainty(self._surface, ax=ax, **options)
 
-    def trajectory(self, path: Any, ax: "matplotlib.axes.Axes | None" = None, **options: Any) -> "matplotlib.axes.Axes":
-        """Draw the path of an optimiser over the map, and how far off it is; see `landform.view.trajectory`."""
-        return self.plot(ax, path=path, **options)
+    def trajectory(
+        self, path: Any = None, ax: "matplotlib.axes.Axes | None" = None, **options: Any
+    ) -> "matplotlib.axes.Axes":
+        """Draw the path of an optimiser over the map, and how far off it is; see `landform.view.trajectory`.
+
+        Args:
+            path: The checkpoints; None: those that the plane was made from.
+            ax: Where to draw; a new figure by default.
+            **options: Those of `landform.view.heat`.
+
+        Returns:
+            The axes.
+
+        Raises:
+            InputError: If there is no path.
+        """
+        return self.plot(ax, path=self._surface if path is None else path, **options)
 
     def interactive(self, file: str | Path | None = None, **options: Any) -> "plotly.graph_objects.Figure":
         """Return a landscape to turn with the mouse, and write it as HTML; see `landform.view.interactive`."""

@@ -165,7 +165,7 @@ def as_named(surfaces: "Surfaces") -> "dict[str, xarray.Dataset]":
     listed: Sequence[xarray.Dataset] = surfaces
     found: dict[str, xarray.Dataset] = {}
     for number, surface in enumerate(listed, start=1):
-        seed = surface.attrs.get("seed")
+        seed = (surface.attrs.get("subspace") or surface.attrs).get("seed")
         name = f"surface {number}" if seed is None else f"seed {seed}"
         found[f"{name} ({number})" if name in found else name] = surface
     return found

@@ -38,7 +38,8 @@ def path_of(path: Any) -> Path:
 
     Args:
         path: Coordinates ``[steps, z]``; a pair of coordinates and distances ``[steps]``; a dataset with variables
-            ``h1``, ``h2``, … and ``off_plane``; or an object with attributes ``coordinates`` and ``off_plane``.
+            ``h1``, ``h2``, … and ``off_plane``; a surface that has a path in its attributes; or an object with
+            attributes ``coordinates`` and ``off_plane``, such as what `landform.project` returns.
 
     Returns:
         The path.
@@ -51,12 +52,19 @@ def path_of(path: Any) -> Path:
         [0.1, 0.0]
     """
     off: Any = None
-    if hasattr(path, "data_vars"):
+    if hasattr(path, "data_vars") and "loss" in path.variables:
+        if "path" not in path.attrs:
+            raise InputError(
+                "the plane of this surface was not made from checkpoints; pass their path, e.g. lf.project(…)"
+            )
+        coordinates: Any = path.attrs["path"]
+        off = path.attrs.get("off_plane")
+    elif hasattr(path, "data_vars"):
         held = [str(name) for name in path.variables]
         names = sorted((name for name in held if _is_coordinate(name)), key=lambda name: int(name[1:]))
         if not names:
             raise InputError(f"a path has variables h1, h2, …; this dataset has {', '.join(held)}")
-        coordinates: Any = np.stack([np.asarray(path[name].values, dtype=np.float64) for name in names], axis=-1)
+        coordinates = np.stack([np.asarray(path[name].values, dtype=np.float64) for name in names], axis=-1)
         off = path["off_plane"].values if "off_plane" in path else None
     elif hasattr(path, "coordinates"):
         coordinates, off = path.coordinates, getattr(path, "off_plane", None)
