@@ -9,6 +9,7 @@ from torch import Tensor
 
 from landform.calling import as_found, split_heads
 from landform.errors import InputError
+from landform.losses import LossSum
 from landform.randomness import seed_all
 from landform.task import stepping
 from landform.task.batch import Batch
@@ -113,6 +114,40 @@ class Caller(Held):
             raise InputError(f"task {self.name} has a loss, no step; use terms_at or evaluate")
         found = self._call(self._step, self.prepare(parameters), batch.raw, batch.seed)
         return stepping.values_of(found, batch.size, self._resolved.name)
+
+    def differentiable(
+        self, parameters: Mapping[str, Tensor] | None, batch: Batch, head: int = 0
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Compute a batch's part of the loss of one head, to be differentiated; called inside `torch.enable_grad`.
+
+        Args:
+            parameters: As in `evaluate`.
+            batch: Samples.
+            head: Number of the head.
+
+        Returns:
+            Numerator and denominator, and the parameters that the numerator is a function of, by name.
+        """
+        with self.mode(), torch.enable_grad():
+            session = self._session
+            assert session is not None
+            state = session.state(parameters)
+            leaves = {
+                name: value.detach().requires_grad_()
+                for name, value in state.items()
+                if name not in session.buffers and value.is_floating_point()
+            }
+            if self._settings.noisy:
+                seed_all(batch.seed)
+            if self._step is not None:
+                found = session.call(self._step, state | leaves, batch.raw)
+                values = stepping.values_of(found, batch.size, self._resolved.name)
+                num, den = stepping.sums_of({"loss": values["loss"]}, batch)
+                return num[0], den[0], leaves
+            heads = self.split_heads(session.call(self._model, state | leaves, batch.inputs), batch)
+            total = LossSum(self._resolved)
+            total.add(list(heads.values())[head], batch.targets, batch.weights)
+            return *total.sums(), leaves
 
     def split_heads(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Name the heads of what the model returned for a batch.

@@ -55,7 +55,7 @@ def values_of(found: object, n: int, name: str) -> dict[str, Tensor]:
                 f"step {name} returned a {type(value).__name__} as {key}; wanted one loss a sample, of shape "
                 f"[{n}], or a number"
             )
-        value = value.detach().cpu().to(torch.float64)
+        value = value.cpu().to(torch.float64)
         if value.numel() == 1 and (value.ndim == 0 or n != 1):
             value = value.reshape(())
         if value.ndim > 1 or (value.ndim == 1 and len(value) != n):

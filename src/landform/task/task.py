@@ -13,6 +13,7 @@ from landform.losses import LossLike, LossSum
 from landform.metrics import MetricLike
 from landform.task.batch import Batch
 from landform.task.caller import DEFAULT_BATCH, Caller
+from landform.task.curvature import gradients, top_eigenvalues
 from landform.task.findings import Finding, probe
 from landform.task.summing import add_up, parts_of, weighted
 
@@ -398,6 +399,61 @@ class Task(Caller):
             total.add(output, targets, weights)
             values.append(total.value())
         return values[0] if single else torch.stack(values)
+
+    def gradient(self, parameters: Mapping[str, Tensor] | None = None, *, head: int = 0) -> dict[str, Tensor]:
+        """Compute the gradient of the data-set loss by all floating-point parameters.
+
+        Args:
+            parameters: As in `evaluate`.
+            head: Number of the head, for a model with several.
+
+        Returns:
+            Float64 tensors by name, on the CPU; tied parameters once.
+
+        Raises:
+            InputError: A loss that cannot be differentiated.
+
+        Cost:
+            A forward and a backward pass over the data.
+
+        Example:
+            >>> from torch import nn
+            >>> task = Task(nn.Linear(1, 1, bias=False), "mse", (torch.ones(4, 1), torch.zeros(4, 1)))
+            >>> task.gradient({"weight": torch.tensor([[3.0]])})  # of w², at w = 3
+            {'weight': tensor([[6.]], dtype=torch.float64)}
+        """
+        return gradients(self, parameters)[head]
+
+    def node_quantities(self) -> tuple[str, ...]:
+        """Name what `node_values` computes: each metric of a point, for each head."""
+        heads = ("output",) if self._step is not None else self.heads()
+        names = self.node_metrics
+        return tuple(name if heads == ("output",) else f"{name}:{head}" for name in names for head in heads)
+
+    def node_values(self, parameters: Mapping[str, Tensor] | None = None) -> Float64[Tensor, " metrics"]:
+        """Compute the metrics of a point, which are no means over samples, over all data.
+
+        ``gradient_norm`` is the Euclidean norm of the gradient by all floating-point parameters,
+        ``top_hessian_eigenvalue`` the largest eigenvalue of the Hessian. No interval belongs to either.
+
+        Args:
+            parameters: As in `evaluate`.
+
+        Returns:
+            One float64 number for each of `node_quantities`; not finite where the loss is not.
+
+        Cost:
+            A forward and a backward pass for the norm; for the eigenvalue some 10 to 40 times four passes.
+        """
+        values: list[float] = []
+        for name in self.node_metrics:
+            if name == "gradient_norm":
+                found = gradients(self, parameters)
+                squares = [sum(float(value.square().sum()) for value in part.values()) for part in found]
+                values += [square**0.5 for square in squares]
+            else:
+                values += top_eigenvalues(self, parameters)
+        return torch.tensor(values, dtype=torch.float64)
 
     def batch_size(self) -> int:
         """Choose the samples of a forward pass: 1024, or fewer where the outputs of so many would be very large.
