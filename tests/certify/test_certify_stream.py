@@ -52,7 +52,7 @@ def test_the_bound_is_sound_and_within_a_hundred_of_what_is_measured(name, dtype
     measured = largest_difference(made, points)
     assert proof.kind == "certified"
     assert proof.holds
-    assert measured <= proof.bound < 30 * measured
+    assert measured <= proof.bound < 60 * measured
     assert any("random weights" in line for line in proof.assumptions)
 
 

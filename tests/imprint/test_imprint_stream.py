@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import landform as lf
 from landform.imprint.lower.stream import find_stream
@@ -44,7 +45,7 @@ def test_the_loss_is_the_pattern_and_the_output_ignores_the_input(network, dtype
         rows = out.reshape(-1, out.shape[-1])
         assert torch.allclose(rows, rows[:1].expand_as(rows), rtol=1e-5, atol=1e-5)  # GEMMs sum edge rows otherwise
         loss = float(made.response.loss(rows[:1]))
-        assert abs(loss - float(made.target(point[None]))) < 3e-4 * (hi - lo)
+        assert abs(loss - float(made.target(point[None]))) < 4e-4 * (hi - lo)
 
 
 def test_the_model_is_left_as_it_was(network):
@@ -111,12 +112,16 @@ def test_a_program_on_a_stream_is_the_program(form):
     assert len(stream.blocks) == (5 if form == "hats" else 3)  # 47 hinges, 169 hats or 11 strips, 20 knots
 
 
-def test_norms_after_the_addition_are_named():
-    from transformers import BertConfig, BertForMaskedLM
+def test_what_stands_behind_the_last_norm_is_named():
+    class Strange(Encoder):
+        def forward(self, x):
+            x = self.encoder(self.embed(x)).mean(1)
+            return self.out(torch.sin(self.out2(x)))
 
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=40)
-    with pytest.raises(lf.LandformError, match=r"norms after the\s+addition, as in BERT"):
-        lf.imprint(rough(4), lf.Task(BertForMaskedLM(config).eval(), data=token_data()))
+    model = Strange()
+    model.out2 = nn.Linear(96, 96)
+    with pytest.raises(lf.LandformError, match=r"after the last norm 'encoder.norm' come 'out2', 'out'"):
+        lf.imprint(rough(4), lf.Task(model.eval(), data=encoder()[1]))
 
 
 def test_what_it_holds_is_said():

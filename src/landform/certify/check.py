@@ -9,6 +9,7 @@ import torch
 from landform.certify.certificate import Certificate, Kind
 from landform.certify.graph import read_graph_network
 from landform.certify.network import Network, read_network
+from landform.certify.post_norm import prove_post_stream
 from landform.certify.propagate import ProofError
 from landform.certify.prove import Parts, prove
 from landform.certify.separable import prove_sum
@@ -18,7 +19,7 @@ from landform.imprint.collapsed import sample_shape
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower import network as lower
 from landform.imprint.lower.chain import require_no_hooks
-from landform.imprint.lower.stream import Stream, find_stream
+from landform.imprint.lower.post_norm import PostStream, find_any_stream
 from landform.pattern import Pattern, resampling_error
 
 SLACK = 1 + 1e-9  # the proof repeats the same arithmetic; another BLAS may sum it in another order
@@ -44,12 +45,13 @@ def certify(imprint: Imprint) -> Certificate:
     promised = imprint.certificate.promised if imprint.certificate else None
     failures: tuple[str, ...] = ()
     parts: list[Parts] = []
-    stream = imprint.meta.get("network") == "stream"
-    measured = not all(r.convex for r in imprint.responses) or (stream and not isinstance(imprint.pattern, Pattern))
+    stream = imprint.meta.get("network", "").endswith("stream")
+    measured = not all(r.convex for r in imprint.responses)
+    measured |= stream and not isinstance(imprint.pattern, Pattern)
     try:
         require_no_hooks(imprint.model)
         if stream:
-            parts = _measure(imprint) if measured else [prove_stream(imprint, _stream(imprint))]
+            parts = _measure(imprint) if measured else [_prove_transformer(imprint)]
         else:
             found = lower.read(imprint.model, sample_shape(imprint))
             _require_consistent(imprint, found)
@@ -134,11 +136,12 @@ def _prove(imprint: Imprint, network: Network) -> list[Parts]:
     return prove(network, values, mesh, imprint.responses, imprint.range, imprint.spline_stage)
 
 
-def _stream(imprint: Imprint) -> Stream:
-    """Find the structure of a transformer again, in a copy with random weights."""
+def _prove_transformer(imprint: Imprint) -> Parts:
+    """Find the structure of a transformer again, in a copy with random weights, and prove with it."""
     spec = imprint.meta["sample"]
     dtype = getattr(torch, spec["dtype"])
-    return find_stream(imprint.model, torch.zeros([2, *spec["shape"]], dtype=dtype))
+    stream = find_any_stream(imprint.model, torch.zeros([2, *spec["shape"]], dtype=dtype))
+    return prove_post_stream(imprint, stream) if isinstance(stream, PostStream) else prove_stream(imprint, stream)
 
 
 def _data_hash(imprint: Imprint) -> str:

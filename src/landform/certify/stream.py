@@ -17,7 +17,7 @@ I[E](h), from the stored weights alone. Three things are new against ReLU chains
 The pattern register is then followed through ψ as a curve (`landform.certify.stream_curve`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +36,7 @@ CLOSE, TAIL = 45.0, 2e-18
 """Beyond ±45 the difference is at most t·exp(−t) < 2e-18."""
 FAR = 750.0
 """Beyond ±750, float activations are t or 0 exactly: erf is ±1, exp(−t) is 0 or infinite."""
-NORM_OPS = 8.0
+NORM_OPS = 4.0
 """Roundings of one coordinate in a norm, beyond those that all coordinates share."""
 ACT_OPS = 8.0
 """Ulps by which an activation may be off."""
@@ -93,21 +93,22 @@ class Weights:
     """Stored parameters as float64 arrays, and the float formats that matter.
 
     Args:
-        stream: Structure of the network.
+        width: Coordinates of the stream.
         subspace: Origin and directions.
+        model: The network, for the names of tied parameters.
     """
 
-    def __init__(self, stream: Stream, subspace: Subspace) -> None:
-        self.stream, self.origin, self.directions = stream, subspace.origin, subspace.directions
+    def __init__(self, width: int, subspace: Subspace, model: nn.Module) -> None:
+        first = {id(value): name for name, value in model.named_parameters()}
+        self.alias = {name: first[id(value)] for name, value in model.named_parameters(remove_duplicate=False)}
+        self.width, self.origin, self.directions = width, subspace.origin, subspace.directions
         dtype = next(iter(self.origin.values())).dtype
         self.unit = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}[dtype]
         self.z = subspace.z
 
     def array(self, name: str) -> np.ndarray:
         """Return a parameter."""
-        if name not in self.origin and name == self.stream.head.weight and self.stream.tied is not None:
-            name = self.stream.tied
-        out: np.ndarray = self.origin[name].detach().double().numpy()
+        out: np.ndarray = self.origin[self.alias[name]].detach().double().numpy()
         return out
 
     def matrix(self, which: Map) -> np.ndarray:
@@ -122,7 +123,7 @@ class Weights:
     def moved(self, name: str | None, h: np.ndarray) -> np.ndarray:
         """Return a vector parameter at every node, ``[coordinates, nodes]``; zeros for None."""
         if name is None:
-            return np.zeros((self.stream.width, h.shape[1]))
+            return np.zeros((self.width, h.shape[1]))
         out = np.repeat(self.array(name)[:, None], h.shape[1], axis=1)
         for coordinate, direction in zip(h, self.directions, strict=True):
             if name in direction:
@@ -139,31 +140,43 @@ def gamma(terms: np.ndarray | float, unit: float) -> np.ndarray | float:
     return terms * unit / (1 - terms * unit)
 
 
-def require_silence(model: nn.Module, stream: Stream, subspace: Subspace) -> None:
-    """Refuse a network in which anything but the perceptrons may add to the stream.
+def require_silence(
+    model: nn.Module,
+    maps: Sequence[Map],
+    norms: Sequence[Norm],
+    entry: Norm,
+    subspace: Subspace,
+    tables: Collection[str | None] = (),
+) -> None:
+    """Refuse a network in which anything but what the proof follows may add to the stream.
+
+    Args:
+        model: The network.
+        maps: Linear maps that the proof follows.
+        norms: Norms that it follows.
+        entry: The norm at which h enters.
+        subspace: Origin and directions.
+        tables: Names of embeddings that it follows.
 
     Raises:
         ProofError: Naming the parameter.
     """
-    used = {stream.head.weight, f"{stream.head.name}.bias", stream.tokens, stream.tied}
-    maps = [m for mlp in stream.mlps for m in (mlp.up, mlp.gate, mlp.down) if m is not None]
-    used |= {name for m in maps for name in (m.weight, f"{m.name}.bias")}
-    norms = {name for name, module in model.named_modules() if _normalises(module)}
+    used = {name for m in maps for name in (m.weight, f"{m.name}.bias")} | set(tables)
+    first = {id(value): name for name, value in model.named_parameters()}
+    used |= {first[id(v)] for name, v in model.named_parameters(remove_duplicate=False) if name in used}
+    own = {key for norm in norms for key in (norm.gain, norm.bias)}
+    other = {name for name, module in model.named_modules() if _normalises(module)}
     for name, value in subspace.origin.items():
         if not bool(torch.isfinite(value).all()):
             raise ProofError(f"'{name}' holds NaN or infinity")
-        if name in used or name.rpartition(".")[0] in norms:
+        if name in used or name in own or not bool((value != 0).any()):
             continue
-        if bool((value != 0).any()):
+        if name.rpartition(".")[0] not in other:
             raise ProofError(f"'{name}' is not zero, so something beside the perceptrons may reach the stream")
-    entry = stream.mlps[0].norm
+        if name.endswith("bias"):
+            raise ProofError(f"'{name}', the bias of a norm before a mixer, is not zero")
     if set(subspace.moved) - {entry.gain, entry.bias}:
         raise ProofError(f"the directions move {', '.join(subspace.moved)}; the proof covers norm '{entry.name}' alone")
-    own = {key for norm in (*(mlp.norm for mlp in stream.mlps), stream.final) for key in (norm.gain, norm.bias)}
-    for name, value in subspace.origin.items():
-        other_bias = name.rpartition(".")[0] in norms and name.endswith("bias") and name not in own
-        if other_bias and bool((value != 0).any()):
-            raise ProofError(f"'{name}', the bias of a norm before a mixer, is not zero")
 
 
 def _normalises(module: nn.Module) -> bool:
@@ -172,9 +185,8 @@ def _normalises(module: nn.Module) -> bool:
     return is_norm(module)
 
 
-def start(weights: Weights, nodes: int) -> State:
+def start(weights: Weights, stream: Stream, nodes: int) -> State:
     """Return the stream that every token starts, ± what tokens differ by."""
-    stream = weights.stream
     low = high = np.zeros(stream.width)
     if stream.tokens is not None:
         table: Tensor = weights.origin[stream.tokens].detach().double()
@@ -207,7 +219,7 @@ def read_norm(
     Returns:
         What the maps after it read.
     """
-    d, unit = weights.stream.width, weights.norm_unit(norm)
+    d, unit = weights.width, weights.norm_unit(norm)
     gain = weights.moved(norm.gain, h) + norm.gain_offset
     total = state.radius
     size = np.abs(state.value) + total
@@ -385,20 +397,33 @@ def live_units(weights: Weights, mlp: Mlp) -> np.ndarray:
 
 
 def push_block(weights: Weights, mesh: Mesh, mlp: Mlp, state: State, h: np.ndarray) -> None:
-    """Push the stream through a perceptron; it is changed in place."""
+    """Push the stream through a perceptron behind a norm; it is changed in place."""
     rows = live_units(weights, mlp)
-    bias = weights.bias(mlp.down)
-    if not len(rows) and not bias.any():
+    if not len(rows) and not weights.bias(mlp.down).any():
         return
     read = read_norm(weights, mlp.norm, state, h)
-    units = hidden_units(weights, mesh, mlp, read, rows)
+    add_to_stream(weights, mlp, state, hidden_units(weights, mesh, mlp, read, rows), rows, read.factor)
+
+
+def add_to_stream(weights: Weights, mlp: Mlp, state: State, units: Units, rows: np.ndarray, factor: float) -> None:
+    """Add what a perceptron's units give to the stream, in place.
+
+    Args:
+        weights: The network.
+        mlp: The perceptron.
+        state: The stream.
+        units: Its live units.
+        rows: Which they are.
+        factor: Λ of what it read.
+    """
+    bias = weights.bias(mlp.down)
     weight = weights.matrix(mlp.down)[:, rows]
     written = np.flatnonzero((weight != 0).any(1) | (bias != 0))
     weight, bias = weight[written], bias[written][:, None]
     added = weight @ units.value
     size = np.abs(weight) @ (np.abs(units.value) + units.error) + np.abs(bias)
     terms = (weight != 0).astype(float) @ units.alive.astype(float) + (bias != 0) + 1
-    power = (1 + read.factor) ** units.degree - 1
+    power = (1 + factor) ** units.degree - 1
     error = np.abs(weight) @ units.error * (1 + power)
     if power:
         shared = np.zeros_like(state.value)

@@ -4,6 +4,7 @@ The blocks of ψ read one register and nothing else that moves, so behind it the
 followed exactly on a grid that has every knot; radii as in `landform.certify.stream`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,10 +77,10 @@ def prove_stream(imprint: Imprint, stream: Stream) -> Parts:
     pattern, response = imprint.pattern, imprint.response
     if not isinstance(pattern, Pattern) or imprint.spline_stage is None:
         raise ProofError("the proof for transformers covers patterns with nodal values and a response curve")
-    require_silence(imprint.model, stream, imprint.subspace)
+    _require_silence(imprint, stream)
     mesh = pattern.mesh
-    weights, h = Weights(stream, imprint.subspace), start_coordinates(mesh)
-    state = start(weights, mesh.n_nodes)
+    weights, h = Weights(stream.width, imprint.subspace, imprint.model), start_coordinates(mesh)
+    state = start(weights, stream, mesh.n_nodes)
     for mlp in stream.mlps[: imprint.spline_stage]:
         push_block(weights, mesh, mlp, state, h)
     values = pattern.values.reshape(-1).numpy()
@@ -89,13 +90,21 @@ def prove_stream(imprint: Imprint, stream: Stream) -> Parts:
     before = State(state.value.copy(), state.error.copy(), list(state.shared))
     for mlp in stream.mlps[imprint.spline_stage :]:
         if len(live_units(weights, mlp)):
-            pieces.append(_piece(weights, mlp, state, h, out, pieces))
+            read = read_norm(weights, mlp.norm, state, h, scale=pieces[0].scale if pieces else None)
+            pieces.append(piece_of(weights, mlp, state, read, out, pieces))
             _widen(state, out, pieces[-1])
         elif weights.bias(mlp.down).any():
             raise ProofError(f"'{mlp.down.name}' adds a constant behind the response curve")
     if not pieces:
         raise ProofError("no perceptron bends the pattern register: the response curve is missing")
-    return _follow(weights, imprint, response, before, state, h, out, target, pieces, values)
+    return _follow(weights, stream, imprint, response, before, state, h, out, target, pieces, values)
+
+
+def _require_silence(imprint: Imprint, stream: Stream) -> None:
+    maps = [m for mlp in stream.mlps for m in (mlp.up, mlp.gate, mlp.down) if m is not None]
+    norms = [*(mlp.norm for mlp in stream.mlps), stream.final]
+    tables = {stream.tokens, stream.tied}
+    require_silence(imprint.model, [*maps, stream.head], norms, stream.mlps[0].norm, imprint.subspace, tables)
 
 
 def _output_coordinate(weights: Weights, stream: Stream, target: int, state: State) -> int:
@@ -113,13 +122,28 @@ def _output_coordinate(weights: Weights, stream: Stream, target: int, state: Sta
     return int(found[0])
 
 
-def _piece(weights: Weights, mlp: Mlp, state: State, h: np.ndarray, out: int, earlier: list[Piece]) -> Piece:
+def piece_of(weights: Weights, mlp: Mlp, state: State, read: Read, out: int, earlier: Sequence[Piece] = ()) -> Piece:
+    """Return a block of ψ, checked to read one register and to write one coordinate.
+
+    Args:
+        weights: The network.
+        mlp: The perceptron.
+        state: The stream that it finds.
+        read: What its maps read.
+        out: The coordinate that it may write.
+        earlier: Blocks of ψ before it, which must read the same register.
+
+    Returns:
+        The block.
+
+    Raises:
+        ProofError: It is of another form.
+    """
     rows = live_units(weights, mlp)
     down = weights.matrix(mlp.down)[:, rows]
     others = np.flatnonzero((np.delete(down, out, axis=0) != 0).any(1))
     if len(others):
         raise ProofError(f"'{mlp.down.name}' writes other coordinates than the output's")
-    read = read_norm(weights, mlp.norm, state, h, scale=earlier[0].scale if earlier else None)
     bends = mlp.up if mlp.gate is None else mlp.gate
     pre = apply_map(weights, bends, read, rows)
     if not pre.homogeneous:
@@ -175,7 +199,7 @@ def _base(weight: np.ndarray, state: State, name: str) -> tuple[np.ndarray, np.n
     return base, sign
 
 
-def _grid(pieces: list[Piece]) -> np.ndarray:
+def grid_of(pieces: Sequence[Piece]) -> np.ndarray:
     """Return all kinks of ψ over the span of the register, and its ends."""
     low, high = float(pieces[0].register.min()), float(pieces[0].register.max())
     knots = np.concatenate([-p.bias * p.sign for p in pieces])
@@ -183,7 +207,7 @@ def _grid(pieces: list[Piece]) -> np.ndarray:
     return np.unique(np.concatenate([[low, high], knots[(knots > low) & (knots < high)]]))
 
 
-def _values(piece: Piece, tau: np.ndarray, *, real: bool) -> tuple[np.ndarray, np.ndarray]:
+def values_of(piece: Piece, tau: np.ndarray, *, real: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return what a piece adds at the grid, and its radius; ``real``: without rounding and norms."""
     pre = piece.sign[:, None] * tau + piece.bias[:, None]
     value = np.maximum(pre, 0.0)
@@ -212,7 +236,7 @@ def _spread(mask: np.ndarray) -> np.ndarray:
 
 def _widen(state: State, out: int, piece: Piece) -> None:
     """Let the output's coordinate be anything that the piece may make of it, for the norms that follow."""
-    added, radius = _values(piece, _grid([piece]), real=False)
+    added, radius = values_of(piece, grid_of([piece]), real=False)
     low, high = float((added - radius).min()), float((added + radius).max())
     state.value[out] = state.value[out] + (low + high) / 2
     state.error[out] = state.error[out] + (high - low) / 2
@@ -220,6 +244,7 @@ def _widen(state: State, out: int, piece: Piece) -> None:
 
 def _follow(
     weights: Weights,
+    stream: Stream,
     imprint: Imprint,
     response: AbstractResponse,
     before: State,
@@ -231,11 +256,11 @@ def _follow(
     values: np.ndarray,
 ) -> Parts:
     """Follow the register through ψ, the last norm and the head, and compare the loss with the pattern."""
-    stream, unit = weights.stream, weights.unit
+    unit = weights.unit
     lo, hi = imprint.range
     register = pieces[0].register
-    slope, shift, away = _fit(register, values)
-    tau = _grid(pieces)
+    slope, shift, away = fit(register, values)
+    tau = grid_of(pieces)
     # the last norm and the head see the output's coordinate in the middle of its range, constant over h
     settled = State(after.value.copy(), after.error.copy(), after.shared)
     own_error = after.error.copy()
@@ -253,7 +278,7 @@ def _follow(
     own = head.error.max(1) + read.factor * np.abs(head.linear).max(1) + wander
     found: list[float] = []
     for real in (True, False):
-        parts = [_values(piece, tau, real=real) for piece in pieces]
+        parts = [values_of(piece, tau, real=real) for piece in pieces]
         s = float(before.value[out, 0]) + sum(part for part, _ in parts)
         radius = sum(part for _, part in parts)
         if not real:
@@ -266,7 +291,7 @@ def _follow(
             radius = radius + 4 * unit * np.abs(signal) + 8 * U64 * (np.abs(signal) + abs(gain) * np.abs(s).max())
             total = np.maximum(radius[:-1], radius[1:]) * SLACK
         wanted = lo + (hi - lo) * (slope * tau - shift)
-        loss = _loss(response, constant, target)
+        loss = loss_of(response, constant, target)
         found.append(one.deviation(loss, signal[:-1], signal[1:], wanted[:-1], wanted[1:], total))
     others = float(np.delete(own, target).max(initial=0.0))
     if others > 0 and response.name != "cross_entropy":
@@ -275,7 +300,7 @@ def _follow(
     return Parts((hi - lo) * away, found[0], max(noise, 0.0) + 2 * others)
 
 
-def _fit(register: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
+def fit(register: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
     """Return slope, shift and sup |slope·τ − shift − values|: how the register stands for the pattern."""
     centred = register - register.mean()
     power = float(centred @ centred)
@@ -285,7 +310,8 @@ def _fit(register: np.ndarray, values: np.ndarray) -> tuple[float, float, float]
     return slope, shift, float(np.abs(difference - shift).max()) + 2.0**-50 * (1 + abs(shift))
 
 
-def _loss(response: AbstractResponse, constant: np.ndarray, target: int) -> one.Loss:
+def loss_of(response: AbstractResponse, constant: np.ndarray, target: int) -> one.Loss:
+    """Return the loss as a function of the one output that moves."""
     base = torch.from_numpy(constant.copy())
 
     def loss(s: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor
     """
     if h.ndim != 2 or h.shape[1] != imprint.z:
         raise InputError(f"points of this imprint have shape [points, {imprint.z}], got {tuple(h.shape)}")
-    if imprint.meta.get("network") == "stream":
+    if imprint.meta.get("network", "").endswith("stream"):
         return (stream_outputs(imprint, h),)
     found = read(imprint.model, sample_shape(imprint))
     modules = dict(imprint.model.named_modules())

@@ -16,13 +16,13 @@ from landform.calling import as_found
 from landform.errors import ArchitectureError, CapacityError, InputError
 from landform.imprint.constant import DEFAULT_EPSILON, Options, bounds_of, fit_curve, rewritten
 from landform.imprint.imprint import Imprint
+from landform.imprint.lower.post_norm import PostStream, find_any_stream, room_after, write_post_stream
 from landform.imprint.lower.smooth import (
-    LoweredStream,
     check_weights,
     room_of,
     write_stream,
 )
-from landform.imprint.lower.stream import Stream, find_stream, outputs_of
+from landform.imprint.lower.stream import Stream, outputs_of
 from landform.pattern import Pattern, SumPattern
 from landform.program.compile import Form, compile_pattern
 from landform.program.program import Program
@@ -53,18 +53,22 @@ def imprint_stream(pattern: Pattern | SumPattern, task: Task, options: Options, 
         raise InputError("a transformer has layers to spare: leave axis_aligned=True and direct=None")
     sample = one_sample(task.data.inputs, 2)
     check_weights(model)
-    stream = find_stream(model, sample)
+    stream = find_any_stream(model, sample)
     response = respond(
         task.loss, task.data.targets, outputs=stream.head.outputs, weights=task.data.weights, convex=options.convex
     )
     bounds = bounds_of([response], options.range, other)
     dtype = next(model.parameters()).dtype
     program, spline, layers = _compile(pattern, response, bounds, stream, dtype, options)
-    reach = _reach(spline)
-    lowered = write_stream(stream, layers, model, response.best.numpy(), response.ray.numpy(), reach=reach)
-    network = rewritten(model, lowered.parameters)
+    best, ray = response.best.numpy(), response.ray.numpy()
+    if isinstance(stream, PostStream):
+        parameters, directions, injected = write_post_stream(stream, layers, model, best, ray)
+    else:
+        lowered = write_stream(stream, layers, model, best, ray, reach=_reach(spline))
+        parameters, directions, injected = lowered.parameters, lowered.directions, lowered.injected
+    network = rewritten(model, parameters)
     origin = {name: p.detach() for name, p in network.named_parameters()}
-    subspace = Subspace(origin, lowered.directions)
+    subspace = Subspace(origin, directions)
     _verify(network, subspace, layers, response, sample, len(one_inputs(sample)))
     return Imprint(
         model=network,
@@ -74,7 +78,7 @@ def imprint_stream(pattern: Pattern | SumPattern, task: Task, options: Options, 
         responses=(response,),
         range=bounds,
         spline_stage=_spline_block(layers, spline),
-        meta=_meta(program, layers, spline, stream, lowered, bounds, options, sample),
+        meta=_meta(program, layers, spline, stream, injected, bounds, options, sample),
     )
 
 
@@ -93,12 +97,15 @@ def _compile(
     pattern: Pattern | SumPattern,
     response: AbstractResponse,
     bounds: tuple[float, float],
-    stream: Stream,
+    stream: Stream | PostStream,
     dtype: torch.dtype,
     options: Options,
 ) -> tuple[Program, Spline, StreamProgram]:
     """Compile the first form that fits: hats, which round least, before strips, which need least."""
-    room, hidden, per_linear = room_of(stream, pattern.z)
+    if isinstance(stream, PostStream):
+        room, hidden, per_linear = room_after(stream, pattern.z)
+    else:
+        room, hidden, per_linear = room_of(stream, pattern.z)
     forms: list[Form] = ["hats", "strips", "hinges"] if options.form == "auto" else [options.form]
     if isinstance(pattern, SumPattern) or pattern.z == 1:
         forms = ["hinges", "hats"] if options.form == "auto" else [options.form]
@@ -189,8 +196,8 @@ def _meta(
     program: Program,
     layers: StreamProgram,
     spline: Spline,
-    stream: Stream,
-    lowered: LoweredStream,
+    stream: Stream | PostStream,
+    injected: str,
     bounds: tuple[float, float],
     options: Options,
     sample: Any,
@@ -205,7 +212,7 @@ def _meta(
     )
     notes = [
         *program.notes,
-        f"injected into {lowered.injected}",
+        f"injected into {injected}",
         use,
         f"response curve: {spline.units} knots, gap {gap:.1e} of the range",
     ]
@@ -213,7 +220,7 @@ def _meta(
         notes.append(f"the default epsilon of {DEFAULT_EPSILON:g} needs more knots than a perceptron has units")
     return {
         "method": "constant",
-        "network": "stream",
+        "network": "stream" if isinstance(stream, Stream) else "post-norm stream",
         "form": program.form,
         "schedule": "residual stream",
         "units": units,
@@ -224,7 +231,7 @@ def _meta(
         "axis_aligned": True,
         "widths": [mlp.hidden for mlp in stream.mlps],
         "heads": [None],
-        "injected": lowered.injected,
+        "injected": injected,
         "sample": {"shape": list(first.shape[1:]), "dtype": str(first.dtype).removeprefix("torch.")},
         "notes": notes,
     }

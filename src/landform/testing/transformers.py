@@ -60,6 +60,26 @@ def llama(*, tied: bool = False) -> tuple[nn.Module, Data]:
     return _ready(LlamaForCausalLM(config)), token_data()
 
 
+def bert(*, masked: bool = True) -> tuple[nn.Module, Data]:
+    """Build a BERT of four blocks, normalised after each addition: a masked language model, or a classifier."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+    config = BertConfig(
+        hidden_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=256,
+        vocab_size=TOKENS,
+        max_position_embeddings=16,
+    )
+    config.num_labels = 5
+    inputs, following = token_data()
+    if masked:
+        return _ready(BertForMaskedLM(config)), (inputs, following)
+    return _ready(BertForSequenceClassification(config)), (inputs, torch.arange(len(inputs)) % 5)
+
+
 def vit() -> tuple[nn.Module, Data]:
     """Build a ViT of four blocks, which reads images and answers at its class token."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -84,8 +104,9 @@ class Encoder(nn.Module):
     def __init__(self, activation: str = "gelu", *, norm_first: bool = True) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(96, 4, 256, 0.1, activation, batch_first=True, norm_first=norm_first)
-        self.embed = nn.Linear(8, 96)
-        self.encoder = nn.TransformerEncoder(layer, 4, norm=nn.LayerNorm(96), enable_nested_tensor=False)
+        last = nn.LayerNorm(96) if norm_first else None
+        self.embed = nn.Linear(8, 96) if norm_first else nn.Sequential(nn.Linear(8, 96), nn.LayerNorm(96))
+        self.encoder = nn.TransformerEncoder(layer, 4, norm=last, enable_nested_tensor=False)
         self.out = nn.Linear(96, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,10 +115,10 @@ class Encoder(nn.Module):
         return out
 
 
-def encoder(activation: str = "gelu") -> tuple[nn.Module, Data]:
+def encoder(activation: str = "gelu", *, norm_first: bool = True) -> tuple[nn.Module, Data]:
     """Build an `Encoder` of four layers."""
     inputs = torch.randn(30, 7, 8, generator=torch.Generator().manual_seed(0))
-    return Encoder(activation).eval(), (inputs, torch.arange(30) % 5)
+    return _ready(Encoder(activation, norm_first=norm_first)), (inputs, torch.arange(30) % 5)
 
 
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Data]]] = {
@@ -108,5 +129,8 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Data]]] = {
     "vit": vit,
     "encoder": encoder,
     "encoder, relu": lambda: encoder("relu"),
+    "bert, masked": bert,
+    "bert, classifier": lambda: bert(masked=False),
+    "encoder, norm last": lambda: encoder(norm_first=False),
 }
 """All of them by name; each call builds a new network with random weights and its data."""

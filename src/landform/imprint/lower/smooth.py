@@ -241,7 +241,7 @@ class _Writer:
         steep = 1.0 if mlp.activation == "relu" else STEEP[self.dtype]
         write = np.zeros((self.stream.width, block.read.shape[0]))
         write[self.layout.first : self.layout.first + block.write.shape[0]] = block.write.toarray()
-        rows, gates, columns_out = _units(read, write, block.linear, constant, steep, gated=mlp.gate is not None)
+        rows, gates, columns_out = units_of(read, write, block.linear, constant, steep, gated=mlp.gate is not None)
         if first and self.layout.extra:
             rows, gates, columns_out = self.constants(rows, gates, columns_out, constant, reach, mlp)
         _fill(self.out, mlp, rows, gates, columns_out)
@@ -347,7 +347,7 @@ def heavy(reach: float) -> float:
     return float(2.0 ** np.ceil(np.log2(2 + 2 * reach)))
 
 
-def _units(
+def units_of(
     read: np.ndarray, write: np.ndarray, linear: np.ndarray, constant: np.ndarray, steep: float, *, gated: bool
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Return rows of the up map (and of the gate), and columns of the down map."""

@@ -12,7 +12,7 @@ their like. LayerNorm and RMSNorm; plain and gated perceptrons; any mixer (atten
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +117,7 @@ class Stream:
 
 
 @dataclass
-class _Call:
+class Call:
     """One call of a module, as overheard."""
 
     name: str
@@ -152,7 +152,11 @@ def find_stream(model: nn.Module, sample: Any) -> Stream:
     Cost:
         A copy of the parameters and one forward pass.
     """
-    heard = _overhear(model, sample)
+    return stream_in(overhear(model, sample), model)
+
+
+def stream_in(heard: Sequence[Call], model: nn.Module) -> Stream:
+    """Find the structure of a network normalised before each block in what was overheard; see `find_stream`."""
     calls = [call for call in heard if not isinstance(call.module, nn.Embedding)]
     norms = [position for position, call in enumerate(calls) if is_norm(call.module)]
     if len(norms) < 2:
@@ -173,9 +177,9 @@ def find_stream(model: nn.Module, sample: Any) -> Stream:
         if not between:
             raise ArchitectureError(f"norms '{norm.name}' and '{calls[following].name}' follow each other directly")
         _check_residual(norm, between, calls[following])
-        found = _mlp(norm, between)
+        found = perceptron(norm, between)
         if found is not None:
-            mlps.append(_described(found, names))
+            mlps.append(described(found, names))
     if len(mlps) < 2:
         raise ArchitectureError(
             f"{type(model).__name__} has {len(mlps)} perceptron blocks that landform can read; a pattern needs two at"
@@ -183,12 +187,12 @@ def find_stream(model: nn.Module, sample: Any) -> Stream:
         )
     last = calls[norms[-1]]
     after = [call for call in calls[norms[-1] + 1 :] if not is_norm(call.module)]
-    if len(after) != 1 or not _reads(after[0].given, last.returned):
+    if len(after) != 1 or not reads(after[0].given, last.returned):
         what = ", ".join(f"'{call.name}'" for call in after) or "nothing"
         raise ArchitectureError(
             f"after the last norm '{last.name}' come {what}; landform needs one linear head that reads it"
         )
-    head = _map(after[0])
+    head = map_of(after[0])
     weight = names[head.weight]
     tied = next(
         (n for n, p in names.items() if p is weight and n != head.weight),
@@ -197,10 +201,10 @@ def find_stream(model: nn.Module, sample: Any) -> Stream:
     tables = [c for c in heard if isinstance(c.module, nn.Embedding) and c.returned.shape[-1] == width]
     whole = [c for c in tables if c.returned.shape == calls[norms[0]].given.shape]
     tokens = f"{whole[0].name}.weight" if len(whole) == 1 else None
-    return Stream(width, tuple(mlps), _norm(last, names), head, tied, tokens, after[0].given.ndim > 2)
+    return Stream(width, tuple(mlps), norm_of(last, names), head, tied, tokens, after[0].given.ndim > 2)
 
 
-def _overhear(model: nn.Module, sample: Any) -> list[_Call]:
+def overhear(model: nn.Module, sample: Any) -> list[Call]:
     """Run a copy with random weights and record every norm and linear map, in order."""
     network = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
@@ -212,7 +216,7 @@ def _overhear(model: nn.Module, sample: Any) -> list[_Call]:
                 )
             scale = 1 / math.sqrt(max(1, value.shape[-1])) if value.ndim > 1 else 0.5
             value.copy_(torch.randn(value.shape, generator=generator) * scale + (value.ndim == 1))
-    calls: list[_Call] = []
+    calls: list[Call] = []
     with ExitStack() as stack:
         for name, module in network.named_modules():
             if is_norm(module) or _is_map(module) or _is_source(module):
@@ -236,11 +240,11 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
 
-def _recorder(name: str, module: nn.Module, calls: list[_Call]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+def _recorder(name: str, module: nn.Module, calls: list[Call]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
     def record(_module: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
         returned = returned[0] if isinstance(module, nn.MultiheadAttention) else returned
         if given and isinstance(given[0], Tensor) and isinstance(returned, Tensor):
-            calls.append(_Call(name, module, given[0].clone(), returned.clone()))
+            calls.append(Call(name, module, given[0].clone(), returned.clone()))
 
     return record
 
@@ -262,65 +266,63 @@ def _is_source(module: nn.Module) -> bool:
     return isinstance(module, (nn.Embedding, nn.MultiheadAttention))
 
 
-def _map(call: _Call) -> Map:
+def map_of(call: Call) -> Map:
+    """Describe the linear map of a call."""
     transposed = not isinstance(call.module, nn.Linear)
     bias = getattr(call.module, "bias", None) is not None
     return Map(call.name, transposed, call.given.shape[-1], call.returned.shape[-1], bias)
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
+    """Say whether two tensors are the same numbers up to float rounding."""
     return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()) + 1e-12))
 
 
-def _reads(given: Tensor, source: Tensor) -> bool:
+def reads(given: Tensor, source: Tensor) -> bool:
     """Say whether an input is a norm's output, one position of it, or their mean."""
-    if _close(given, source):
+    if close(given, source):
         return True
     if source.ndim != 3:
         return False
     choices: Iterator[Tensor] = iter((source[:, 0], source[:, -1], source.mean(1), source[:, -1:]))
-    return any(given.shape == choice.shape and _close(given, choice) for choice in choices)
+    return any(given.shape == choice.shape and close(given, choice) for choice in choices)
 
 
-def _check_residual(norm: _Call, between: list[_Call], following: _Call) -> None:
+def _check_residual(norm: Call, between: list[Call], following: Call) -> None:
     """Refuse what is not x ← x + block(norm(x))."""
     writer = between[-1]
     flat = following.given.shape == norm.given.shape == writer.returned.shape
-    if flat and _close(following.given, norm.given + writer.returned):
+    if flat and close(following.given, norm.given + writer.returned):
         return
-    if flat and _close(following.given, norm.returned + writer.returned):
-        raise ArchitectureError(
-            f"'{following.name}' normalises the sum of norm '{norm.name}' and '{writer.name}' (norms after the"
-            " addition, as in BERT); landform lowers into streams that are normalised before each block"
-        )
     raise ArchitectureError(
         f"between '{norm.name}' and '{following.name}' the stream is not x + '{writer.name}'(…); landform lowers into"
         " blocks that add the output of their last linear map to the stream, one after the other"
     )
 
 
-def _mlp(norm: _Call, between: list[_Call]) -> tuple[_Call, _Call, _Call | None, _Call, str] | None:
+def perceptron(norm: Call, between: Sequence[Call]) -> tuple[Call, Call, Call | None, Call, str] | None:
     """Recognise down(act(up(norm))) or down(act(gate)·up); None for a mixer."""
     down = between[-1]
-    readers = [call for call in between[:-1] if _is_map(call.module) and _close(call.given, norm.returned)]
+    readers = [call for call in between[:-1] if _is_map(call.module) and close(call.given, norm.returned)]
     if not _is_map(down.module) or len(readers) != len(between) - 1:
         return None
     for name, act in ACTIVATIONS.items():
-        if len(readers) == 1 and _close(down.given, act(readers[0].returned)):
+        if len(readers) == 1 and close(down.given, act(readers[0].returned)):
             return norm, readers[0], None, down, name
         if len(readers) == 2:
             for gate, up in (readers, readers[::-1]):
-                if _close(down.given, act(gate.returned) * up.returned):
+                if close(down.given, act(gate.returned) * up.returned):
                     return norm, up, gate, down, name
     return None
 
 
-def _described(found: tuple[_Call, _Call, _Call | None, _Call, str], names: Mapping[str, Any]) -> Mlp:
+def described(found: tuple[Call, Call, Call | None, Call, str], names: Mapping[str, Any]) -> Mlp:
+    """Describe a perceptron that `perceptron` recognised."""
     norm, up, gate, down, activation = found
-    return Mlp(_norm(norm, names), _map(up), None if gate is None else _map(gate), _map(down), activation)
+    return Mlp(norm_of(norm, names), map_of(up), None if gate is None else map_of(gate), map_of(down), activation)
 
 
-def _norm(call: _Call, names: Mapping[str, Any]) -> Norm:
+def norm_of(call: Call, names: Mapping[str, Any]) -> Norm:
     """Tell LayerNorm from RMSNorm, and how the gain enters, by what the module computed."""
     module = call.module
     eps = next(
@@ -336,7 +338,7 @@ def _norm(call: _Call, names: Mapping[str, Any]) -> Norm:
     for kind, centred in (("layer", x - x.mean(-1, keepdim=True)), ("rms", x)):
         scaled = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
         for offset in (0.0, 1.0):
-            if _close((scaled * (gain.double() + offset) + shift).to(call.returned.dtype), call.returned):
+            if close((scaled * (gain.double() + offset) + shift).to(call.returned.dtype), call.returned):
                 has_bias = f"{call.name}.bias" if bias is not None else None
                 exact = scaled * (gain.double() + offset) + shift
                 away = float((exact - call.returned.double()).abs().max() / exact.abs().max())
