@@ -222,4 +222,4 @@ def test_plan_refuses(run):
 def test_json_is_nothing_but_json(run, made):
     for words in (["certify", made], ["info"], ["info", made], ["plan"], ["scan", made, "--no-picture"]):
         assert isinstance(json.loads(run(*words, "--json").out), dict)
-    assert set(COMMANDS) == {"imprint", "certify", "scan", "plan", "info"}
+    assert set(COMMANDS) == {"imprint", "certify", "scan", "plan", "phantom", "info"}

@@ -12,6 +12,7 @@ from landform.cli.certify import CERTIFY_EPILOGUE, certify
 from landform.cli.exits import ERROR, guarded
 from landform.cli.imprint import IMPRINT_EPILOGUE, imprint
 from landform.cli.info import INFO_EPILOGUE, info, version
+from landform.cli.phantom import PHANTOM_EPILOGUE, phantom
 from landform.cli.plan import PLAN_EPILOGUE, plan
 from landform.cli.scan import SCAN_EPILOGUE, scan
 from landform.cli.terminal import error_line, forget_consoles
@@ -37,6 +38,7 @@ COMMANDS: dict[str, tuple[Callable[..., int], str, str]] = {
     "certify": (certify, "landform certify BUNDLE [OPTIONS]", CERTIFY_EPILOGUE),
     "scan": (scan, "landform scan BUNDLE|MODULE:FACTORY [OPTIONS]", SCAN_EPILOGUE),
     "plan": (plan, "landform plan [OPTIONS]", PLAN_EPILOGUE),
+    "phantom": (phantom, "landform phantom NAME [OPTIONS]", PHANTOM_EPILOGUE),
     "info": (info, "landform info [BUNDLE] [OPTIONS]", INFO_EPILOGUE),
 }
 """Every command: its function, its usage line, and what its help ends with."""

@@ -1,4 +1,4 @@
-"""Tools for tests of landform and of code built on it: strategies, naive references, tampering, checks of scanners.
+"""Tools for tests of landform and of code built on it: phantoms, strategies, references, tampering, checks of scanners.
 
 The strategies need hypothesis (``pip install landform[testing]``), imported when one is called; the rest needs nothing
 but landform.
@@ -6,12 +6,18 @@ but landform.
 
 from landform.testing.diagnose import diagnose
 from landform.testing.perturb import dead_entries, live_entries, perturbed
+from landform.testing.phantom import Phantom, phantom
+from landform.testing.phantoms import Critical
 from landform.testing.problem import ScanProblem
 from landform.testing.reference import dense_losses, hard_points, kuhn_value, targets_for
 from landform.testing.scanner import Finding, ScanReport, check_scan, landform_scanner
 from landform.testing.strategies import losses, mlps, patterns, sums, tasks, widths
 
 __all__ = [  # noqa: RUF022 - by kind
+    # phantoms: known surfaces
+    "phantom",
+    "Phantom",
+    "Critical",
     # strategies
     "losses",
     "mlps",
