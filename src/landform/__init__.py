@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from landform.pattern import Pattern, SumPattern
     from landform.program.capacity import capacity
     from landform.scan import scan, transfer
-    from landform.subspace import Subspace, between, pca_plane, plane_through, project, random_plane
+    from landform.subspace import (
+        Subspace,
+        between,
+        combine,
+        gradient_line,
+        hessian_plane,
+        pca_plane,
+        plane_through,
+        project,
+        random_plane,
+        worst_direction,
+    )
     from landform.task import Task
 
 __version__ = _version("landform")
@@ -44,6 +55,10 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
     "between",
     "plane_through",
     "pca_plane",
+    "hessian_plane",
+    "gradient_line",
+    "worst_direction",
+    "combine",
     "project",
     "Trajectory",
     "Task",
@@ -72,6 +87,10 @@ _HOME = {
     "between": "landform.subspace",
     "plane_through": "landform.subspace",
     "pca_plane": "landform.subspace",
+    "hessian_plane": "landform.subspace",
+    "gradient_line": "landform.subspace",
+    "worst_direction": "landform.subspace",
+    "combine": "landform.subspace",
     "project": "landform.subspace",
     "Trajectory": "landform.checkpoints",
     "Task": "landform.task",

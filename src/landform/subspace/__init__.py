@@ -1,19 +1,27 @@
 """Subspaces of parameter space: where to look."""
 
 from landform.subspace.between import between, plane_through
+from landform.subspace.combine import combine
+from landform.subspace.gradient import gradient_line
+from landform.subspace.hessian import hessian_plane
 from landform.subspace.orthogonal import cosine
 from landform.subspace.pca import pca_plane
 from landform.subspace.projection import Projection, project
 from landform.subspace.random import random_plane
 from landform.subspace.subspace import Subspace
+from landform.subspace.worst import worst_direction
 
 __all__ = [
     "Projection",
     "Subspace",
     "between",
+    "combine",
     "cosine",
+    "gradient_line",
+    "hessian_plane",
     "pca_plane",
     "plane_through",
     "project",
     "random_plane",
+    "worst_direction",
 ]
