@@ -16,6 +16,7 @@ from landform.errors import InputError
 from landform.imprint.imprint import Imprint
 from landform.scan.engine.space import AnySpace
 from landform.scan.imprints import measure_imprint, promised
+from landform.scan.nodes import node_metrics
 from landform.scan.places import Places, default_grid, grid_places, point_places
 from landform.scan.surface import build_surface, join_splits, label, say_where, versions
 from landform.scan.tasks import Options, measure_task
@@ -61,7 +62,8 @@ def scan(
     engines, workers or stores, an imprint is measured the long way everywhere.
 
     Args:
-        subject: An imprint, or a task together with a subspace. The metrics of a task are measured too.
+        subject: An imprint, or a task together with a subspace. The metrics of a task are measured too, and all of its
+            data sets, which then make a dim ``split``.
         subspace: Where to look with a task; an imprint has its own. A curve has one coordinate.
         grid: Nodes per axis, one number or one per axis. None: an imprint's pattern nodes (every 2nd, 4th, … where
             z ≥ 3 makes more than 100,000); for a task 65 (z = 1) or 33 × 33 (z = 2).
@@ -151,6 +153,10 @@ def scan(
         if subspace is None:
             raise InputError("a task needs a subspace to look along: scan(task, Subspace(origin, directions))")
         places = _task_places(subspace, grid, points, ranges, axes, at)
+        if _several(data):
+            subject, data = subject.replace(data=data), None
+        if data is None and len(subject.splits) > 1:
+            data = {name: subject.split(name).data for name in subject.splits}
     else:
         raise InputError(f"scan measures an Imprint or a Task, got {type(subject).__name__}")
     if not _several(data):
@@ -203,7 +209,8 @@ def _surface(
         _say_interrupted(int((estimate.samples > 0).sum()), len(places.h))
     attrs = measured.attrs | _cost(begin, complete=measured.run.complete)
     units = {"loss": attrs["unit"]}
-    surface = label(places, estimate, measured.quantities, units=units, target=goal, attrs=attrs)
+    extra = node_metrics(task, space, places, estimate, options.progress)
+    surface = label(places, estimate, measured.quantities, units=units, target=goal, extra=extra, attrs=attrs)
     return surface if isinstance(subject, Imprint) else say_where(surface, getattr(space, "meta", None) or {})
 
 

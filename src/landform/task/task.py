@@ -100,9 +100,7 @@ class Task(Caller):
         """
         if name not in self._splits:
             raise unknown_name("split", name, self._splits)
-        task = self.replace(data=self._splits[name])
-        task._calibration = self._calibration
-        return task
+        return self.replace(data=self._splits[name])
 
     @property
     def separable(self) -> bool:
@@ -171,7 +169,7 @@ class Task(Caller):
             The new task.
         """
         kept = None if self._step is not None and self.loss != "model" else self.loss
-        return Task(
+        task = Task(
             self.model if model is None else model,
             loss if loss is not None else kept,
             self._splits if data is None and len(self._splits) > 1 else self._data if data is None else data,
@@ -184,6 +182,9 @@ class Task(Caller):
             metrics=self._wanted if metrics is None else metrics,
             name=name or self.name,
         )
+        if any(data is part for part in self._splits.values()):
+            task._calibration = self._calibration
+        return task
 
     def heads(self) -> tuple[str, ...]:
         """Name the model's heads, found by a pass over one sample.

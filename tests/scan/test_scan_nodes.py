@@ -1,0 +1,62 @@
+"""What a scan measures beside the loss: metrics of samples, of points, and several data sets in one call."""
+
+import numpy as np
+import torch
+from torch import nn
+
+import landform as lf
+from landform.subspace import Subspace
+
+X, Y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+
+
+def quadratic(metrics):
+    """The mean of (w·x − 0)² over x = 1, along w: w², slope 2w, curvature 2."""
+    task = lf.Task(nn.Linear(1, 1, bias=False), "mse", (torch.ones(4, 1), torch.zeros(4, 1)), metrics=metrics)
+    return task, Subspace({"weight": torch.zeros(1, 1)}, ({"weight": torch.ones(1, 1)},))
+
+
+def test_gradient_norm_and_curvature_are_measured_at_every_node():
+    task, line = quadratic(("gradient_norm", "top_hessian_eigenvalue"))
+    surface = lf.scan(task, line, grid=5, ranges=[(-1, 1)])
+    np.testing.assert_allclose(surface.loss, surface.h1.values**2, atol=1e-12)
+    np.testing.assert_allclose(surface.gradient_norm, 2 * abs(surface.h1.values), atol=1e-12)
+    np.testing.assert_allclose(surface.top_hessian_eigenvalue, 2.0, rtol=1e-6)
+    assert "gradient_norm_stderr" not in surface
+
+
+def test_nodes_measured_on_a_subset_have_no_metrics_of_a_point():
+    task, line = quadratic("gradient_norm")
+    surface = lf.scan(task, line, grid=3, ranges=[(-1, 1)], subset=2)
+    assert bool(surface.gradient_norm.isnull().all())
+
+
+def test_metrics_of_points_for_several_heads():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.a(x), self.b(x)
+
+    task = lf.Task(Heads(), data=(X, Y), metrics=("accuracy", "gradient_norm"))
+    surface = lf.scan(task, lf.random_plane(task, z=1, seed=0), grid=3)
+    assert surface.gradient_norm.dims == ("h1", "channel")
+    assert surface.accuracy.dims == ("h1", "channel")
+    torch.testing.assert_close(torch.tensor(surface.gradient_norm.values[1]), task.node_values(), rtol=1e-5, atol=0)
+
+
+def test_train_and_test_surfaces_come_out_of_one_call():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    parts = {"train": (X[:12], Y[:12]), "test": (X[12:], Y[12:])}
+    for policy in ("frozen", "recalibrate"):
+        task = lf.Task(model, data=parts, metrics="accuracy", batch_norm=policy)
+        plane = lf.random_plane(task, z=1, seed=0)
+        surface = lf.scan(task, plane, grid=3)
+        assert surface.loss.dims == ("split", "h1")
+        assert surface.split.values.tolist() == ["train", "test"]
+        for name in parts:
+            np.testing.assert_allclose(surface.loss.sel(split=name)[1], task.split(name).evaluate(), rtol=1e-6)
+        other = lf.Task(model, data=(X, Y), metrics="accuracy", batch_norm=policy)
+        np.testing.assert_array_equal(lf.scan(other, plane, grid=3, data=parts).loss, surface.loss)
