@@ -80,7 +80,7 @@ def affine(curve: Curve, step: Step, roundoff: float) -> tuple[np.ndarray, np.nd
     live[:, :-1] = np.maximum(live[:, :-1], live[:, 1:])
     terms = (weight != 0).astype(float) @ live + (step.bias != 0)[:, None]
     pre = weight @ curve.value + step.bias[:, None]
-    products = np.asarray(step.inexact @ magnitude) + step.roundings * (partial + step.offset[:, None])
+    products = np.asarray(step.inexact @ magnitude) + step.roundings * (size @ magnitude) + step.offset[:, None]
     bound = rounding(pre, partial, size @ curve.error, products, terms, roundoff)
     return pre, bound
 
@@ -92,8 +92,8 @@ def _activate(pre: np.ndarray, bound: np.ndarray, slope: float, roundoff: float)
     bound = bound + np.maximum(change.max(axis=1, initial=0.0), 0.0)[:, None]
     if slope > 0.0:
         return np.where(pre > 0, pre, slope * pre), bound + SLACK * (roundoff + U64) * slope * np.abs(pre)
-    on = pre + bound > 0
-    spread = on.copy()
+    on = pre > 0
+    spread = on | (pre + bound > 0)  # as over the mesh, see `propagate`
     spread[:, 1:] |= on[:, :-1]
     spread[:, :-1] |= on[:, 1:]
     return np.maximum(pre, 0.0), np.where(spread, bound, 0.0)

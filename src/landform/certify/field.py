@@ -2,11 +2,12 @@
 
 For each unit, ``value`` holds nodal values of a P1 function on the Kuhn mesh, and at every h of the box
 
-    |x(h) − I[value](h)| ≤ I[error](h) + kink,
+    |x(h) − I[value](h)| ≤ I[error](h) + I[local](h) + kink,
 
 where x(h) is the number the network computes in its dtype, in whatever order it sums, I is P1 interpolation, ``error``
-bounds rounding (of the network and of this verifier) and ``kink`` bounds the change of sign inside a cell (0 when every
-pre-activation keeps its sign on every cell). Rows that are zero almost everywhere (hats) are kept sparse.
+bounds rounding (of the network and of this verifier); ``local`` and ``kink`` bound the change of sign inside a cell (0
+when every pre-activation keeps its sign on every cell), at the nodes of that cell or, for rows that are followed
+sparsely, anywhere. Rows that are zero almost everywhere (hats) are kept sparse.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Field:
         sparse_value: Their values, CSR ``[sparse, nodes]``.
         sparse_error: Their bounds.
         kink: Radius of each unit, ``[units]``.
+        local: Radius of each unit around each node, CSR ``[units, nodes]``.
         positive: Which units come straight from a ReLU, so that no computed value is below 0, ``[units]``.
     """
 
@@ -41,6 +43,7 @@ class Field:
     sparse_value: sp.csr_matrix
     sparse_error: sp.csr_matrix
     kink: np.ndarray
+    local: sp.csr_matrix
     positive: np.ndarray
 
     @classmethod
@@ -48,7 +51,10 @@ class Field:
         """Return a field with dense rows only."""
         empty = sp.csr_matrix((0, mesh.n_nodes))
         positive = np.ones(len(value), dtype=bool)
-        return cls(mesh, np.arange(len(value)), value, error, np.zeros(0, dtype=int), empty, empty, kink, positive)
+        local = sp.csr_matrix((len(value), mesh.n_nodes))
+        return cls(
+            mesh, np.arange(len(value)), value, error, np.zeros(0, dtype=int), empty, empty, kink, local, positive
+        )
 
     @property
     def units(self) -> int:
@@ -71,8 +77,18 @@ class Field:
             sp.vstack([self.sparse_value, other.sparse_value[from_sparse]]).tocsr(),
             sp.vstack([self.sparse_error, other.sparse_error[from_sparse]]).tocsr(),
             np.concatenate([self.kink, other.kink[kept]]),
+            sp.vstack([self.local, other.local[kept]]).tocsr(),
             np.concatenate([self.positive, other.positive[kept]]),
         )
+
+    def sign_radius(self, weight: sp.csr_matrix) -> np.ndarray:
+        """Return |W|·(kink + local) at the nodes, ``[rows, nodes]``, or ``[rows, 1]`` where it is the same at all."""
+        size = abs(weight)
+        everywhere = np.asarray(size @ self.kink)[:, None]
+        if not self.local.nnz:
+            return everywhere
+        out: np.ndarray = everywhere + (size @ self.local).toarray()
+        return out
 
     def reads_positive(self, weight: sp.csr_matrix) -> bool:
         """Say whether a map reads units only that are never below 0."""
@@ -144,11 +160,33 @@ def star_sum(mesh: Mesh, counts: np.ndarray) -> np.ndarray:
     return out.reshape(counts.shape)
 
 
-def sign_changes(mesh: Mesh, value: np.ndarray) -> np.ndarray:
-    """Return, for each row, the largest min(max v⁺, max v⁻) over the cells: how far relu(v) is from P1.
+def local_changes(mesh: Mesh, value: np.ndarray) -> np.ndarray:
+    """Return, at each node, the largest min(max v⁺, max v⁻) over the cells around it: how far relu(v) is from P1 there.
 
     On a simplex, 0 ≤ I[relu(v)] − relu(v) ≤ min(max v⁺, max v⁻); the vertices that attain both maxima share an edge.
+    All nodes of a cell share an edge with either end, so the largest over a node's neighbours is a bound.
     """
+    out = np.zeros_like(value)
+    mixed = np.flatnonzero((value.min(axis=1, initial=0.0) < 0) & (value.max(axis=1, initial=0.0) > 0))
+    if not len(mixed):
+        return out
+    grid = value[mixed].reshape(len(mixed), *mesh.shape)
+    found = np.zeros_like(grid)
+    for start, end in shifts(mesh):
+        a, b = grid[start], grid[end]
+        change = np.minimum(np.maximum(a, b), -np.minimum(a, b))
+        found[start] = np.maximum(found[start], change)
+        found[end] = np.maximum(found[end], change)
+    spread = found.copy()
+    for start, end in shifts(mesh):
+        spread[start] = np.maximum(spread[start], found[end])
+        spread[end] = np.maximum(spread[end], found[start])
+    out[mixed] = spread.reshape(len(mixed), -1)
+    return out
+
+
+def sign_changes(mesh: Mesh, value: np.ndarray) -> np.ndarray:
+    """Return, for each row, the largest min(max v⁺, max v⁻) over the cells (see `local_changes`)."""
     grid = value.reshape(len(value), *mesh.shape)
     worst = np.zeros(len(value))
     mixed = (grid.reshape(len(value), -1).min(axis=1) < 0) & (grid.reshape(len(value), -1).max(axis=1) > 0)

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from landform.certify.network import NORM_ROUNDINGS, Network, Step, exact, require_finite
+from landform.certify.network import NORM_ROUNDINGS, Network, Step, exact, norm_offset, require_finite
 from landform.certify.propagate import ProofError
 from landform.errors import InputError
 from landform.imprint.lower import affine
@@ -105,8 +105,8 @@ class _Reader:
             mean, variance = (exact(self.buffers[f"{op.name}.running_{k}"]) for k in ("mean", "var"))
             gain = exact(self.origin[f"{op.name}.weight"]) / np.sqrt(variance + float(norm.eps))
             shift = exact(self.origin[f"{op.name}.bias"])
-            size = np.abs(shift) + np.abs(mean * gain)
-            return _Map(sp.diags(gain).tocsr(), shift - mean * gain, NORM_ROUNDINGS, np.where(gain == 0, 0.0, size))
+            offset = norm_offset(shift, mean * gain)
+            return _Map(sp.diags(gain).tocsr(), shift - mean * gain, NORM_ROUNDINGS, offset)
         if op.kind == "pool" and op.terms != 1:
             if not op.terms:
                 raise ProofError(

@@ -17,7 +17,9 @@ from landform.errors import InputError
 from landform.imprint.lower.chain import Chain
 from landform.subspace import Subspace
 
-NORM_ROUNDINGS = 8.0  # roundings of x·(γ/√(var + eps)) + (β − mean·γ/√(var + eps)) in eval mode, with the root's own
+NORM_ROUNDINGS = 8.0
+"""Roundings of x·a in a norm, a = γ/√(var + eps): the root and its quotient (3.5), γ's product (1), x − mean where that
+is taken first (1), x's product (1), the last sum (1); with a half to spare."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Step:
         slope: Slope of the activation left of 0; 1 for none.
         stage: Index of the hidden stage it belongs to; −1 for the heads.
         inexact: |W| without the entries that are powers of two *as stored*: products that round.
-        roundings: Extra roundings a unit may suffer (normalisation), in units of |W||x| + |b| + offset.
-        offset: Size of the terms that cancel in b (normalisation), ``[units]``.
+        roundings: Extra roundings of products (normalisation, averages), in units of |W||x|.
+        offset: Extra roundings of constants (normalisation: |β| once, |mean·a| as often as products), ``[units]``.
         kept: Inputs that stay beside the units, unchanged: they are rows behind those of ``weight``.
         cap: Where the activation stops growing; pre-activations must stay below.
     """
@@ -198,8 +200,14 @@ def _norm(
         slope,
         stage,
         roundings=NORM_ROUNDINGS,
-        offset=np.abs(shift) + np.abs(mean * gain),
+        offset=norm_offset(shift, mean * gain),
     )
+
+
+def norm_offset(shift: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return what the constants of a norm, β and mean·a, may round by, in units of the roundoff; 0 where a is 0."""
+    out: np.ndarray = np.where(mean == 0, 0.0, np.abs(shift) + (NORM_ROUNDINGS + 1) * np.abs(mean))
+    return out
 
 
 def _without_dead_units(steps: list[Step], heads: list[Step]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:

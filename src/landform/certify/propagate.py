@@ -10,7 +10,7 @@ over the cells by interpolation, since every ingredient is convex there.
 import numpy as np
 import scipy.sparse as sp
 
-from landform.certify.field import Field, dilate, sign_changes
+from landform.certify.field import Field, dilate, local_changes
 from landform.certify.network import Step
 from landform.mesh import Mesh
 
@@ -59,6 +59,7 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
         & (step.slope == 0.0)
         & (step.roundings == 0.0)
         & (step.cap == np.inf)
+        & (not field.local.nnz)
     )
     sparse_rows = np.zeros(0, dtype=int)
     sparse: tuple[sp.csr_matrix, sp.csr_matrix] | None = None
@@ -73,20 +74,25 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
             " the resolution"
         )
     value, error = np.empty((len(dense_rows), nodes)), np.empty((len(dense_rows), nodes))
-    size = max(1, BLOCK // nodes)
+    size, local = max(1, BLOCK // nodes), [sp.csr_matrix((0, nodes))]
     for start in range(0, len(dense_rows), size):
         rows = dense_rows[start : start + size]
         pre, bound = affine(field, step, rows, roundoff)
         lifted = _lifted(field, step, rows) if step.slope == 0.0 else None
-        if step.cap < np.inf and not (pre + bound).max(initial=0.0) + kink.max(initial=0.0) <= step.cap:
+        radius = field.sign_radius(step.weight[rows])
+        if step.cap < np.inf and not (pre + bound + radius).max(initial=0.0) <= step.cap:
             raise ProofError(f"some unit exceeds {step.cap:g}, where its activation stops growing")
-        value[start : start + size], error[start : start + size], kink[rows] = _activate(
-            mesh, pre, bound, kink[rows], lifted, step.slope, roundoff
+        near = (abs(step.weight[rows]) @ field.local).toarray() if field.local.nnz else np.zeros_like(pre)
+        value[start : start + size], error[start : start + size], near = _activate(
+            mesh, pre, bound, near, kink[rows], lifted, step.slope, roundoff
         )
+        local.append(sp.csr_matrix(near))
     empty = sp.csr_matrix((0, nodes))
     sparse_value, sparse_error = sparse if sparse is not None else (empty, empty)
     positive = np.full(units, step.slope == 0.0)
-    return Field(mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink, positive)
+    order = np.argsort(np.concatenate([dense_rows, sparse_rows]))
+    radii = sp.vstack([*local, sp.csr_matrix((len(sparse_rows), nodes))]).tocsr()[order]
+    return Field(mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink, radii, positive)
 
 
 def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
@@ -106,8 +112,11 @@ def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple
         terms = np.minimum(terms, field.active_terms(weight) + (bias != 0)[:, None])
     inexact = step.inexact[rows]
     products = field.times(inexact, "magnitude") if inexact.nnz else 0.0
-    extra = step.roundings * (partial + step.offset[rows][:, None]) if step.roundings else 0.0
-    partial = partial + np.asarray(abs(weight) @ field.kink)[:, None]
+    radius = field.sign_radius(weight)
+    partial = partial + radius
+    extra = step.offset[rows][:, None]
+    if step.roundings:
+        extra = extra + step.roundings * (field.times(abs(weight), "magnitude") + radius)
     bound = rounding(pre, partial, carried, products + extra, terms, roundoff)
     return pre, bound
 
@@ -150,7 +159,7 @@ def _lifted(field: Field, step: Step, rows: np.ndarray) -> np.ndarray | None:
     positive, bias = step.weight[rows].maximum(0).tocsr(), step.bias[rows]
     if (bias > 0).all():
         return None
-    reach = field.times(positive, "value") + field.times(positive, "error") + np.asarray(positive @ field.kink)[:, None]
+    reach = field.times(positive, "value") + field.times(positive, "error") + field.sign_radius(positive)
     lifted: np.ndarray = reach + np.maximum(bias, 0)[:, None] > 0
     return lifted
 
@@ -159,23 +168,29 @@ def _activate(
     mesh: Mesh,
     pre: np.ndarray,
     bound: np.ndarray,
+    local: np.ndarray,
     kink: np.ndarray,
     lifted: np.ndarray | None,
     slope: float,
     roundoff: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Apply the activation to nodal values; errors survive only in cells where the unit may be on."""
+    """Apply the activation to nodal values; errors of a ReLU survive only where it may be on.
+
+    With e the whole radius, relu(x) ≤ I[relu(pre + e)], so from above a node counts only if pre + e > 0 there. From
+    below I[relu(pre)] − relu(x) > 0 is possible only on cells with a vertex where pre > 0.
+    """
     if slope == 1.0:
-        return pre, bound, kink
-    kink = kink + (1 - slope) * sign_changes(mesh, pre)
+        return pre, bound, local
+    changes = (1 - slope) * local_changes(mesh, pre)
     if slope == 0.0:
-        off = ~dilate(mesh, pre + bound + kink[:, None] > 0)
+        off = ~((pre + bound + local + kink[:, None] > 0) | dilate(mesh, pre > 0))
         if lifted is not None:
             off |= ~dilate(mesh, lifted)
         bound[off] = 0.0
-        return np.maximum(pre, 0.0), bound, kink
+        local[off] = 0.0
+        return np.maximum(pre, 0.0), bound, local + changes
     bound = bound + SLACK * (roundoff + U64) * slope * np.abs(pre)
-    return np.where(pre > 0, pre, slope * pre), bound, kink
+    return np.where(pre > 0, pre, slope * pre), bound, local + changes
 
 
 def _reads_dense(field: Field, weight: sp.csr_matrix) -> np.ndarray:
@@ -270,8 +285,9 @@ def _relu_at(
     row, node = _with_neighbours(mesh, row[keep], node[keep])
     pre, bound, lifted = gather.bounds(row, node, roundoff)
     on = (pre + bound + kink[row] > 0) & lifted
-    alive = lifted & _contains(_key(mesh, *_with_neighbours(mesh, row[on], node[on])), _key(mesh, row, node))
-    shape, on = (len(kink), mesh.n_nodes), pre > 0
+    shape, above = (len(kink), mesh.n_nodes), (pre > 0) & lifted
+    near = _contains(_key(mesh, *_with_neighbours(mesh, row[above], node[above])), _key(mesh, row, node))
+    alive, on = lifted & (on | near), pre > 0  # as in `_activate`
     value = sp.csr_matrix((pre[on], (row[on], node[on])), shape=shape)
     error = sp.csr_matrix((bound[alive], (row[alive], node[alive])), shape=shape)
     return value, error, _sparse_sign_changes(mesh, gather, row, node, pre, len(kink))

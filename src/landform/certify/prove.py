@@ -117,14 +117,15 @@ def _direct(
     For a fixed s the target is affine on a slice of the simplex, whose vertices lie on edges.
     """
     output, error = affine(field, head, np.array([row]), roundoff)
-    kink = float((abs(head.weight[row]) @ field.kink)[0])
+    kink = np.broadcast_to(field.sign_radius(head.weight[row])[0], output[0].shape)
     edges = field.mesh.edges().numpy()
     a, b = edges.T
     target = lo + (hi - lo) * values
     still = np.zeros(len(a))
     exact = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], still)
-    kinked = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], still + kink) if kink else exact
-    radius = np.maximum(error[0, a], error[0, b]) + kink
+    kinks = np.maximum(kink[a], kink[b])
+    kinked = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], kinks) if kinks.any() else exact
+    radius = np.maximum(error[0, a], error[0, b]) + kinks
     total = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], radius)
     return Parts(_more(kinked, exact), exact, _more(total, kinked))
 
@@ -165,17 +166,18 @@ def _bent(
     register = shifted[0] - read.bias[0]
     # the units read the register with either sign, their biases with the other: bound both
     _, mirrored = affine(field, replace(read, weight=-read.weight), np.array([0]), roundoff)
-    kink = float((abs(base) @ field.kink)[0])
+    kink = np.broadcast_to(field.sign_radius(base)[0], register.shape)
     if np.dot(register - register.mean(), values - values.mean()) < 0:
         register, sign = -register, -sign
     factor = unit_of(float(np.ptp(register)), float(np.ptp(values)))
     register, kink, sign = register / factor, kink / factor, sign * factor
     difference = register - values  # the register may carry an offset, which ψ's biases take away again
     shift = float(difference.max() + difference.min()) / 2
-    away = float(np.abs(difference - shift).max()) + kink + 2.0**-52 * (1 + abs(shift))
+    away = float((np.abs(difference - shift) + kink).max()) + 2.0**-52 * (1 + abs(shift))
     noise = max(float(error.max()), float(mirrored.max()))
-    span = (float(register.min()) - kink, float(register.max()) + kink)
-    return follow_curve(steps, chosen, sign, span, shift, away, noise, head, row, loss, (lo, hi), roundoff)
+    span = (float((register - kink).min()), float((register + kink).max()))
+    limits = (float(values.min()), float(values.max()))
+    return follow_curve(steps, chosen, sign, span, limits, shift, away, noise, head, row, loss, (lo, hi), roundoff)
 
 
 def follow_curve(
@@ -183,6 +185,7 @@ def follow_curve(
     chosen: Sequence[np.ndarray],
     sign: np.ndarray,
     span: tuple[float, float],
+    limits: tuple[float, float],
     shift: float,
     away: float,
     noise: float,
@@ -199,6 +202,8 @@ def follow_curve(
         chosen: The units of each step that reach the output.
         sign: Sign with which each first unit reads the register.
         span: Least and greatest value of the register.
+        limits: Least and greatest value of the pattern. Beyond them the register is compared with these, which is no
+            farther from the pattern than the register is.
         shift: Constant by which the register exceeds the pattern.
         away: sup |register − shift − pattern|.
         noise: Bound of the rounding of the first units' pre-activations.
@@ -221,9 +226,10 @@ def follow_curve(
             own, stay = split_rows(step, chosen[depth])
             pushed = one.push(followed, step.rows(own).columns(chosen[depth - 1]), unit)
             followed = pushed.beside(followed, np.searchsorted(chosen[depth - 1], stay))
+        followed = followed.refined(np.array(limits) + shift)
         last = head.rows(np.array([row])).columns(chosen[-1])
         s, bound = one.affine(followed, last, unit)
-        target = lo + (hi - lo) * (followed.tau - shift)
+        target = lo + (hi - lo) * np.clip(followed.tau - shift, *limits)
         radius = np.maximum(bound[0, :-1], bound[0, 1:]) if unit else np.zeros(len(target) - 1)
         found.append(one.deviation(loss, s[0, :-1], s[0, 1:], target[:-1], target[1:], radius))
     return Parts((hi - lo) * away, found[0], _more(found[1], found[0]))

@@ -110,10 +110,23 @@ def prove_sum(
         away = (most - least) / 2
         kink = float((abs(base) @ field.kink)[0]) / factor
         span = (low - kink, high + kink)
+        limits = (sum(float(f.min()) for f in pattern.axes), sum(float(f.max()) for f in pattern.axes))
         away += kink + 2.0**-52 * len(cells)
         out.append(
             follow_curve(
-                after, chosen, sign, span, shift, away, float(error[0]), head, row, loss, bounds, network.unit_roundoff
+                after,
+                chosen,
+                sign,
+                span,
+                limits,
+                shift,
+                away,
+                float(error[0]),
+                head,
+                row,
+                loss,
+                bounds,
+                network.unit_roundoff,
             )
         )
     return out
@@ -152,7 +165,7 @@ def _bound(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.
     partial = weight @ field.size() + np.abs(step.bias) + extra_bias
     terms = np.diff(weight.indptr) + (np.abs(step.bias) + extra_bias > 0)
     own = np.where(terms >= 2, partial, 0.0)
-    products = step.inexact @ field.size() + step.roundings * (partial + step.offset)
+    products = step.inexact @ field.size() + step.roundings * (weight @ field.size()) + step.offset
     return rounding(own, partial, weight @ field.error, products, terms, roundoff)
 
 

@@ -25,6 +25,7 @@ class Registers:
         top: Bound of each channel over the box.
         raw: A constant that the next norm must add to a channel before it is bent, ``[channels]``.
         waits: Which channels hold pre-activations that the next activation bends, ``[channels]``.
+        unit: A channel that is exactly one, if there is.
     """
 
     read: sp.csr_matrix
@@ -33,6 +34,7 @@ class Registers:
     top: np.ndarray
     raw: np.ndarray
     waits: np.ndarray
+    unit: int | None = None
 
     @property
     def channels(self) -> int:

@@ -54,8 +54,12 @@ def write_stages(
     Cost:
         A few sparse products, and one pass over the weights.
     """
-    writer = _Writer(stages, program, model)
-    registers = writer.run()
+    try:
+        writer = _Writer(stages, program, model)
+        registers = writer.run()
+    except CapacityError:  # without channels that are one there is more room, and more rounding
+        writer = _Writer(stages, program, model, ones=False)
+        registers = writer.run()
     _require_bent(registers, stages.heads[0].linear)
     readout = writer.program.readout
     for number, head in enumerate(stages.heads):
@@ -76,7 +80,7 @@ def checker(stages: Stages, model: nn.Module) -> Callable[[Program], None]:
     """Return a function that raises `CapacityError` if a program cannot be placed; nothing dense is made."""
 
     def check(program: Program) -> None:
-        _Writer(stages, program, model, dry=True).run()
+        _Writer(stages, program, model, dry=True, ones=False).run()
 
     return check
 
@@ -87,6 +91,7 @@ class _Writer:
     program: Program
     model: nn.Module
     dry: bool = False
+    ones: bool = True
     parameters: dict[str, Tensor] = field(default_factory=dict)
     directions: tuple[dict[str, Tensor], ...] = ()
 
@@ -170,16 +175,31 @@ class _Writer:
                 else:
                     self.silence(norm)
             self.parameters[name] = torch.from_numpy(constant).to(self.dtype)
-        return self._after(self._following(), back @ sp.diags(1 / factor), factor * top, stage.width)
+        recover = (back @ sp.diags(1 / factor)).tocsr()
+        return self._after(self._following(), recover, factor * top, stage.width, self._one(stage, count))
 
-    def _after(self, layer: Layer, recover: sp.csr_matrix, top: np.ndarray, width: int) -> Registers:
+    def _one(self, stage: Plain, channel: int) -> int | None:
+        """Make a channel one by the constants of a stage's norms; return it, or None where it cannot be."""
+        if not self.ones or not stage.norms or channel >= stage.width:
+            return None
+        if not self.dry:
+            for norm in stage.norms:
+                bias = self.parameters[f"{norm}.bias"]
+                bias[channel] = 1.0
+        return channel
+
+    def _after(
+        self, layer: Layer, recover: sp.csr_matrix, top: np.ndarray, width: int, unit: int | None = None
+    ) -> Registers:
         """Return how a layer reads channels from which the units before it are recovered; the rest is empty."""
         count = recover.shape[1]
         read = embed((layer.weight @ recover).tocsr(), np.arange(layer.units), np.arange(count), (layer.units, width))
         tops = np.zeros(width)
         tops[:count] = top
         empty, none = np.arange(width) >= count, np.zeros(width)
-        return Registers(read, layer.bias.astype(float), empty, tops, none, np.zeros(width, dtype=bool))
+        if unit is not None:
+            empty[unit], tops[unit] = False, 1.0
+        return Registers(read, layer.bias.astype(float), empty, tops, none, np.zeros(width, dtype=bool), unit)
 
     def _plain(self, stage: Plain, state: Registers) -> Registers:
         """Write all units of a layer into channels of their own."""
@@ -187,7 +207,8 @@ class _Writer:
         layer = self._layer()
         rows = np.arange(layer.units)
         back, top = self._hinges(stage, layer, rows, state)
-        return self._after(self._following(), back, top, stage.width)
+        unit = self._one(stage, back.shape[1])
+        return self._after(self._following(), back, top, stage.width, unit)
 
     def _hinges(
         self, stage: Plain, layer: Layer, rows: np.ndarray, state: Registers
@@ -198,7 +219,7 @@ class _Writer:
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1][rows])
         factor = power_of_two(top, stage.cap)
         scaled = (sp.diags(factor) @ expand).tocsr()
-        self._write(stage, scaled @ state.read[rows], scaled @ state.offset[rows])
+        self._write(stage, scaled @ state.read[rows], scaled @ state.offset[rows], self._unit(layer, state))
         return (back @ sp.diags(1 / factor)).tocsr(), factor * top
 
     def _copy(self, stage: Plain, state: Registers) -> Registers:
@@ -222,7 +243,11 @@ class _Writer:
         read = embed((mix @ sp.diags(1 / factor)).tocsr(), np.arange(mix.shape[0]), to, (mix.shape[0], stage.width))
         empty, tops = np.ones(stage.width, dtype=bool), np.zeros(stage.width)
         empty[to], tops[to] = False, factor * top
-        return Registers(read, state.offset, empty, tops, np.zeros(stage.width), np.zeros(stage.width, dtype=bool))
+        unit = self._one(stage, int(np.flatnonzero(empty)[-1])) if empty.any() else None
+        if unit is not None:
+            empty[unit], tops[unit] = False, 1.0
+        none = np.zeros(stage.width)
+        return Registers(read, state.offset, empty, tops, none, np.zeros(stage.width, dtype=bool), unit)
 
     def _in_groups(self, stage: Plain, channels: np.ndarray) -> np.ndarray:
         """Return a channel of the same group for each channel."""
@@ -242,8 +267,14 @@ class _Writer:
     def _entry(self, entry: Entry, state: Registers) -> Registers:
         """Carry all channels through norms and activations; constants that wait for a norm go into the first."""
         raw = state.raw
+        used = ~state.empty
+        if state.unit is not None:
+            used[state.unit] = False
         for name in entry.norms:
-            self.set_norm(name, ~state.empty, raw)
+            constant = raw.copy()
+            if state.unit is not None:
+                constant[state.unit] = 1.0
+            self.set_norm(name, used, constant)
             raw = np.zeros(state.channels)
         if (state.top > entry.cap).any():
             raise CapacityError(f"registers up to {state.top.max():.3g} meet an activation that stops at {entry.cap:g}")
@@ -309,10 +340,12 @@ class _Writer:
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1])
         factor = power_of_two(top, piece.cap)
         scaled = (sp.diags(factor) @ expand).tocsr()
-        self._write(skip, scaled @ beside.read, scaled @ beside.offset)
+        self._write(skip, scaled @ beside.read, scaled @ beside.offset, self._unit(layer, beside))
         if read is not None:
             self._write_wide(piece.exit, scaled @ read)
-        return self._after(self._following(), back @ sp.diags(1 / factor), factor * top, piece.width)
+        recover = (back @ sp.diags(1 / factor)).tocsr()
+        unit = self._one(skip, expand.shape[0])
+        return self._after(self._following(), recover, factor * top, piece.width, unit)
 
     def _summed(
         self, piece: Branch, beside: Registers, rows: sp.csr_matrix, back: sp.csr_matrix, sizes: np.ndarray
@@ -371,9 +404,9 @@ class _Writer:
         factor = power_of_two(top, piece.entry.cap)
         scaled = (sp.diags(factor) @ expand).tocsr()
         constant = scaled @ through.offset[new]
-        waiting = np.zeros(piece.exit.width)
-        if piece.exit.norms or self._has_bias(piece.exit.map):
-            self._write(piece.exit, scaled @ through.read[new], constant)
+        waiting, unit = np.zeros(piece.exit.width), self._unit(layer, through)
+        if piece.exit.norms or self._has_bias(piece.exit.map) or unit is not None:
+            self._write(piece.exit, scaled @ through.read[new], constant, unit)
         else:
             self._write(piece.exit, scaled @ through.read[new], np.zeros(count))
             waiting[:count] = constant
@@ -405,9 +438,21 @@ class _Writer:
     def _has_bias(self, name: str) -> bool:
         return getattr(self.modules[name], "bias", None) is not None
 
-    def _write(self, stage: Plain, rows: sp.csr_matrix, constant: np.ndarray) -> None:
-        """Write rows and constants into the first channels of a stage's map and norms."""
+    def _unit(self, layer: Layer, state: Registers) -> int | None:
+        """Return the channel that is one, where constants may be read from it: units of a curve read τ alone."""
+        return None if layer.role == "spline" else state.unit
+
+    def _write(self, stage: Plain, rows: sp.csr_matrix, constant: np.ndarray, unit: int | None = None) -> None:
+        """Write rows and constants into the first channels of a stage's map and norms.
+
+        A map without bias leaves constants to its norm, where they meet the rounded product: an error in proportion to
+        the product, not to what is left of it. Read from a channel that is one (``unit``) they cancel exactly.
+        """
         count = rows.shape[0]
+        if unit is not None and constant.any() and not self._has_bias(stage.map):
+            at = np.flatnonzero(constant)
+            read = sp.csr_matrix((constant[at], (at, np.full(len(at), unit))), shape=rows.shape)
+            rows, constant = (rows + read).tocsr(), np.zeros(len(constant))
         used, offset = np.zeros(stage.width, dtype=bool), np.zeros(stage.width)
         used[:count] = (np.diff(rows.tocsr().indptr) > 0) | (constant != 0)
         offset[:count] = constant
@@ -481,7 +526,8 @@ def _shifted(shift: Shift, state: Registers) -> Registers:
     empty[to], top[to], raw[to], waits[to] = state.empty, state.top, state.raw, state.waits
     rows = state.read.shape[0]
     read = embed(state.read, np.arange(rows), to, (rows, shift.width))
-    return Registers(read, state.offset, empty, top, raw, waits)
+    unit = None if state.unit is None else int(to[state.unit])
+    return Registers(read, state.offset, empty, top, raw, waits, unit)
 
 
 def _require_bent(state: Registers, name: str) -> None:
