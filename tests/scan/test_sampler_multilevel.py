@@ -59,14 +59,13 @@ def test_a_surface_is_found_within_its_tolerance_at_a_fraction_of_the_cost():
     sampler = Multilevel(h, (65, 65), n, ("loss",), tolerance=0.01)
     found = drive(sampler, loss, n)
     truth = loss(h).mean(1)
-    allowed = found.notes["quantities"]["loss"]["tolerance"]
+    allowed = found.notes["loss_tolerance"]
     assert float((found.value[:, 0] - truth).abs().max()) <= allowed
     assert found.notes["evaluations"] < 4225 / 20
     assert found.notes["sample_evaluations"] >= int(found.samples.sum())
     assert sampler.expected >= found.notes["sample_evaluations"]
-    about = found.notes["quantities"]["loss"]
-    assert about["half_width"] <= 1.2 * allowed
-    assert about["check"]["outside"] == 0
+    assert found.notes["loss_half_width"] <= 1.2 * allowed
+    assert found.notes["loss_check_outside"] == 0
     assert bool((found.samples[found.stderr[:, 0].isnan()] == 0).all())  # interpolated: no interval
     assert bool(torch.isfinite(found.value).all())
 
@@ -107,9 +106,9 @@ def test_swapping_axes_transposes_and_scaling_scales(target):
 def test_an_absolute_tolerance_is_in_units_of_the_loss():
     h, loss, n = grid((17, 17)), surfaces(2000), 2000
     relative = drive(Multilevel(h, (17, 17), n, ("loss",), tolerance=0.02, check=0), loss, n)
-    width = relative.notes["quantities"]["loss"]["tolerance"] / 0.02
+    width = relative.notes["loss_tolerance"] / 0.02
     absolute = drive(Multilevel(h, (17, 17), n, ("loss",), tolerance=("absolute", 0.5 * width), check=0), loss, n)
-    assert absolute.notes["quantities"]["loss"]["tolerance"] == pytest.approx(0.5 * width)
+    assert absolute.notes["loss_tolerance"] == pytest.approx(0.5 * width)
     assert absolute.notes["sample_evaluations"] < relative.notes["sample_evaluations"]
 
 
@@ -144,7 +143,7 @@ def test_ratios_of_sums_use_the_known_denominator():
     own = surfaces(n)
     found = drive(Multilevel(h, (17, 17), n, ("loss",), tolerance=0.02), lambda h: own(h) * den, n, den=den)
     truth = (own(h) * den).sum(1) / den.sum()
-    assert float((found.value[:, 0] - truth).abs().max()) <= found.notes["quantities"]["loss"]["tolerance"]
+    assert float((found.value[:, 0] - truth).abs().max()) <= found.notes["loss_tolerance"]
 
 
 def test_each_quantity_has_its_own_interval():
@@ -182,7 +181,7 @@ def test_what_is_not_finite_stays_so_and_is_not_interpolated_from():
     assert bool((found.samples[beyond & (found.level > 3)] == 32).all())  # one that is infinite is enough to know
     assert bool(found.stderr[beyond].isnan().all())
     truth = own(h).mean(1)
-    assert float((value - truth)[~beyond].abs().max()) <= found.notes["quantities"]["loss"]["tolerance"]
+    assert float((value - truth)[~beyond].abs().max()) <= found.notes["loss_tolerance"]
 
 
 def test_one_sample_that_is_not_finite_at_one_node_is_reported_there_only():

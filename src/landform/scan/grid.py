@@ -75,7 +75,9 @@ def scan(
         at: A point ``[z]`` through which such a slice goes; the middle of the ranges by default.
         data: Another data set, e.g. a test split. The ``target`` of an imprint is then what its labels predict
             (`landform.response.transfer`). Several by name, ``{"train": …, "test": …}``, give a dim ``split``.
-        tolerance: 0, the default, measures every node.
+        tolerance: Error allowed, at all nodes at once: a fraction of the surface's range (1–99 % quantiles), or
+            ``("absolute", x)`` in loss units. Coarse nodes are then measured on all samples, finer ones on few, the
+            finest interpolated (`landform.scan.sampler.Multilevel`). 0, the default, measures every node on all.
         confidence: Of the intervals, for all nodes at once; 0.99 by default, since a surface is looked at as a whole.
         subset: Measure every point on so many samples only, drawn at random and the same everywhere, with their
             standard error and interval; all by default.
@@ -91,7 +93,8 @@ def scan(
             same call goes on from there; a store of another scan is refused. Several data sets have one each, below.
         storage_options: Options of the file system of ``store``, as fsspec takes them.
         check: At how many random points (seed 0) an imprint is measured the long way. None: up to 4, fewer (but one)
-            for large networks on large data. 0 for none.
+            for large networks on large data. 0 for none. With ``tolerance``: how many random points are measured on
+            all samples, to say how much of the volume may lie outside; None: a tenth of the work.
         progress: Show a bar on stderr; None: on a terminal, when it takes longer than a second.
 
     Returns:

@@ -18,7 +18,7 @@ from landform.scan.imprints import about, describe
 from landform.scan.places import Places
 from landform.scan.plan import build_engine
 from landform.scan.run import Run, run, tiling
-from landform.scan.sampler import AbstractSampler, FullGrid
+from landform.scan.sampler import AbstractSampler, FullGrid, Multilevel, sample_order
 from landform.scan.store import ScanStore
 from landform.scan.surface import unit_of
 from landform.scan.worker import Factory
@@ -94,7 +94,7 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     """
     quantities = task.quantities()  # finds misfits of model, data and loss before anything is started
     sampler, random = _sampler(task, quantities, places, options)
-    order = _order(task.n, options.seed) if random else None
+    order = _order(task, options.seed) if random else None
     store = None if options.store is None else _store(task, subspace, places, quantities, options)
     engine, name = _engine(task, subspace, order, store, options)
     factory: Factory = functools.partial(
@@ -113,7 +113,7 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     attrs |= {
         "title": f"{task.name} on {attrs['data']}",
         "model_hash": hash_of(task.model),
-        "tolerance": options.tolerance,
+        "tolerance": str(options.tolerance) if isinstance(options.tolerance, tuple) else options.tolerance,
         "confidence": options.confidence,
         "critical": done.estimate.critical.tolist(),
         "interval_target": options.target,
@@ -168,9 +168,11 @@ def _sampler(task: Task, quantities: tuple[str, ...], places: Places, options: O
             " it return one value a sample (reduction='none'), or leave out tolerance=, subset= and target="
         )
     if _wants_tolerance(options.tolerance):
-        raise InputError("tolerance= is not available yet; leave it out, or use subset=")
+        return _multilevel(task, quantities, places, options), True
     if options.check is not None:
-        raise InputError("check= is for imprints; a task is measured with every sample as it is")
+        raise InputError(
+            "check= is for imprints, and with tolerance=; every node is measured with every sample as it is"
+        )
     full = FullGrid(
         places.h,
         task.n,
@@ -183,8 +185,29 @@ def _sampler(task: Task, quantities: tuple[str, ...], places: Places, options: O
     return full, options.subset is not None
 
 
-def _order(n: int, seed: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+def _multilevel(task: Task, quantities: tuple[str, ...], places: Places, options: Options) -> Multilevel:
+    if options.subset is not None:
+        raise InputError("subset= fixes the samples of every node, tolerance= chooses them; give one of the two")
+    if not places.axes:
+        raise InputError("tolerance= needs a grid, to tell what nodes add to coarser ones; with points= use subset=")
+    return Multilevel(
+        places.h,
+        places.shape,
+        task.n,
+        quantities,
+        tolerance=options.tolerance,
+        confidence=options.confidence,
+        target=options.target,
+        check=options.check,
+        seed=options.seed,
+    )
+
+
+def _order(task: Task, seed: int) -> Tensor:
+    """Return a random order of the samples, balanced between classes where targets are class numbers."""
+    targets = task.data.targets
+    classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
+    return sample_order(task.n, seed, targets.cpu().long() if classes and len(targets) == task.n else None)
 
 
 def _store(task: Task, subspace: AnySpace, places: Places, quantities: tuple[str, ...], options: Options) -> ScanStore:
@@ -196,6 +219,7 @@ def _store(task: Task, subspace: AnySpace, places: Places, quantities: tuple[str
         "subset": options.subset,
         "target": options.target,
         "seed": options.seed,
+        "check": options.check,
     }
     document = identity(task, subspace, places.h, quantities, question)
     store = ScanStore(options.store, document, storage_options=options.storage_options)

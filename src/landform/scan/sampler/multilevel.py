@@ -76,9 +76,13 @@ class Multilevel(AbstractSampler):
 
     *Refinement.* All nodes of the coarse levels are evaluated; finer ones only where the surpluses nearby, continued
     with their measured decay, exceed a quarter of the tolerance. The others are interpolated and have no interval: what
-    interpolation costs is an *estimate* (``truncation`` in the notes). Random points, evaluated on all samples at the
-    end, add a statement that needs no assumption: with confidence 1 − α at most the part ``volume_beyond`` of the
-    volume differs from the surface by more than the tolerance.
+    interpolation costs is an *estimate* (``loss_truncation`` in the notes). Random points, evaluated on all samples at
+    the end, add a statement that needs no assumption: with confidence 1 − α at most the part ``loss_volume_beyond`` of
+    the volume differs from the surface by more than the tolerance.
+
+    The notes have ``loss_tolerance``, ``loss_half_width`` (of the widest interval), ``loss_truncation``, ``loss_decay``
+    (of surpluses, a level), ``loss_check_points``, ``loss_check_outside``, ``loss_check_largest`` (difference),
+    ``loss_volume_beyond``, and the same for other quantities; ``level_nodes`` and ``level_evaluated``.
 
     A node that is not finite is recorded so, its children are evaluated directly on all samples.
 
@@ -170,8 +174,7 @@ class Multilevel(AbstractSampler):
         self._predicted: list[Predicted | None] = [None] * len(self._names)
         self._costs: list[list[float]] = [[] for _ in self._names]
         self._left = [0.0] * len(self._names)
-        self._levels: list[dict[str, object]] = []
-        self._checked: dict[str, object] = {}
+        self._checked: dict[str, dict[str, float]] = {}
         self._spent, self._expected, self._uncertainty = 0, 0, math.nan
         self._rounds = self._run()
         self._pending: Request | None = next(self._rounds)
@@ -208,25 +211,24 @@ class Multilevel(AbstractSampler):
         if not bool(known.any()):
             critical[:] = math.nan
         stderr = torch.stack([errors.stderr for errors in books.errors], 1)
-        quantities: dict[str, object] = {}
-        for q, name in enumerate(self._names):
-            if (predicted := self._predicted[q]) is not None:
-                about: dict[str, object] = {
-                    "tolerance": books.absolute(q),
-                    "half_width": float((critical[q] * stderr[:, q]).nan_to_num(nan=0.0).max()),
-                    "truncation": self._left[q] if self._pending is None else math.nan,
-                    "decay": predicted.decay,
-                }
-                quantities[name] = about | ({"check": self._checked[name]} if name in self._checked else {})
         notes: dict[str, object] = {
             "sampler": "multilevel",
             "confidence": self._confidence,
             "target": self._target,
             "sample_evaluations": self._spent,
             "evaluations": self._spent / self._n,
-            "quantities": quantities,
-            "levels": list(self._levels),
+            "level_nodes": [int((self._tree.level == k).sum()) for k in range(self._tree.depth + 1)],
+            "level_evaluated": [int(((self._tree.level == k) & known).sum()) for k in range(self._tree.depth + 1)],
         }
+        for q, name in enumerate(self._names):
+            if (predicted := self._predicted[q]) is not None:
+                about = {
+                    "tolerance": books.absolute(q),
+                    "half_width": float((critical[q] * stderr[:, q]).nan_to_num(nan=0.0).max()),
+                    "truncation": self._left[q] if self._pending is None else math.nan,
+                    "decay": predicted.decay,
+                } | self._checked.get(name, {})
+                notes |= {f"{name.replace(':', '_')}_{key}": number for key, number in about.items()}
         value = self._tree.fill(books.value, known)
         return Estimate(value, stderr, books.samples.clone(), critical, self._tree.level.clone(), notes)
 
@@ -352,14 +354,6 @@ class Multilevel(AbstractSampler):
         scale = robust_range(books.filled[:, 0])
         widest = float(books.errors[0].stderr.nan_to_num(nan=0.0).max()) * books.errors[0].critical(self._confidence)
         self._uncertainty = widest / scale if scale > 0 else math.nan
-        self._levels.append(
-            {
-                "level": level,
-                "nodes": int(here.sum()),
-                "evaluated": int((books.samples[here] > 0).sum()),
-                "evaluations": int(books.samples[here].sum()) / self._n,
-            }
-        )
 
     def _foresee(self, level: int, work: Work) -> None:
         """Forecast the sample evaluations of the whole scan."""
@@ -392,9 +386,9 @@ class Multilevel(AbstractSampler):
             fits = (gap <= self._books.absolute(q)) | ~(torch.isfinite(surface) | torch.isfinite(truth[:, q]))
             outside = int((~fits).sum())
             self._checked[name] = {
-                "points": count,
-                "outside": outside,
-                "largest": float(gap.nan_to_num(nan=0.0, posinf=0.0).max()),
+                "check_points": count,
+                "check_outside": outside,
+                "check_largest": float(gap.nan_to_num(nan=0.0, posinf=0.0).max()),
                 "volume_beyond": volume_beyond(outside, count, self._confidence),
             }
 
