@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from landform.program.capacity import capacity
     from landform.scan import scan, transfer
     from landform.subspace import (
+        Curve,
         Subspace,
+        barrier,
         between,
+        bezier,
         combine,
         gradient_line,
         hessian_plane,
@@ -58,6 +61,9 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
     "hessian_plane",
     "gradient_line",
     "worst_direction",
+    "bezier",
+    "barrier",
+    "Curve",
     "combine",
     "project",
     "Trajectory",
@@ -91,6 +97,9 @@ _HOME = {
     "gradient_line": "landform.subspace",
     "worst_direction": "landform.subspace",
     "combine": "landform.subspace",
+    "bezier": "landform.subspace",
+    "barrier": "landform.subspace",
+    "Curve": "landform.subspace",
     "project": "landform.subspace",
     "Trajectory": "landform.checkpoints",
     "Task": "landform.task",

@@ -82,18 +82,18 @@ def test_eigenvectors_of_a_quadratic(size, which):
 
 
 def test_the_hessian_of_a_network_is_that_of_another_route():
-    task = small()
+    task = Task(classifier(hidden=2), data=small(20).data)
     names = ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias")
     loss, start, hessian = dense_hessian(task, names)
     values, vectors = np.linalg.eigh(hessian.numpy())
-    plane = hessian_plane(task, z=2, dtype=torch.float64, tolerance=1e-10, batch_size=7)  # unequal last batch
+    plane = hessian_plane(task, z=2, dtype=torch.float64, tolerance=1e-10, batch_size=13)  # unequal last batch
     assert plane.meta["eigenvalues"] == pytest.approx(values[::-1][:2].tolist(), rel=1e-8)
     for axis in range(2):
         assert abs(float(flat(plane.directions[axis], names).numpy() @ vectors[:, -1 - axis])) == pytest.approx(
             1, abs=1e-6
         )
     assert plane.meta["loss"] == pytest.approx(float(loss(start)))
-    again = hessian_plane(task, z=2, dtype=torch.float64, tolerance=1e-10, batch_size=7)
+    again = hessian_plane(task, z=2, dtype=torch.float64, tolerance=1e-10, batch_size=13)
     for one, two in zip(plane.directions, again.directions, strict=True):
         assert all(torch.equal(value, two[name]) for name, value in one.items())
     single = hessian_plane(task, z=2)
@@ -123,7 +123,7 @@ def test_a_part_of_the_data_and_of_the_parameters():
 
 def test_the_gradient_is_autograds_and_the_slope_of_the_surface():
     task = small()
-    line = gradient_line(task, batch_size=7)
+    line = gradient_line(task, batch_size=13)
     model = copy.deepcopy(task.model).eval()
     nn.functional.cross_entropy(model(task.data.inputs), task.data.targets).backward()
     names = [name for name, _ in model.named_parameters()]

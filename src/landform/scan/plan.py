@@ -9,9 +9,11 @@ from torch import Tensor
 from landform.errors import InputError, unknown_name
 from landform.scan.engine.affine import AffineEngine
 from landform.scan.engine.base import AbstractEngine
+from landform.scan.engine.curve import CurveEngine
 from landform.scan.engine.functional import FunctionalEngine
 from landform.scan.engine.own import UnsupportedError
 from landform.scan.engine.space import AnySpace
+from landform.subspace.curve import Curve
 from landform.task import Task
 
 EngineName = Literal["auto", "functional", "affine"]
@@ -32,7 +34,7 @@ def build_engine(
 
     Args:
         task: The task, with data.
-        subspace: Where to look; a curve takes the plain engine.
+        subspace: Where to look; a curve is measured in its plane.
         order: A permutation of the samples, which `AbstractEngine.terms` then counts in; None keeps the data's order.
         engine: A name, or ``"auto"``.
         batch_size: Samples a forward pass; None lets the engine choose.
@@ -49,6 +51,10 @@ def build_engine(
         raise unknown_name("engine", engine, get_args(EngineName))
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; wanted at least 1, or None")
+    if isinstance(subspace, Curve):
+        return CurveEngine(
+            build_engine(task, subspace.plane, order=order, engine=engine, batch_size=batch_size), subspace
+        )
     task.check()
     plain = FunctionalEngine(task, subspace, order=order, batch_size=batch_size)
     if engine == "functional" or (engine == "auto" and not task.settings.plain):

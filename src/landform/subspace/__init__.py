@@ -1,7 +1,9 @@
 """Subspaces of parameter space: where to look."""
 
 from landform.subspace.between import between, plane_through
+from landform.subspace.bezier import Barrier, barrier, bezier
 from landform.subspace.combine import combine
+from landform.subspace.curve import Curve
 from landform.subspace.gradient import gradient_line
 from landform.subspace.hessian import hessian_plane
 from landform.subspace.orthogonal import cosine
@@ -12,9 +14,13 @@ from landform.subspace.subspace import Subspace
 from landform.subspace.worst import worst_direction
 
 __all__ = [
+    "Barrier",
+    "Curve",
     "Projection",
     "Subspace",
+    "barrier",
     "between",
+    "bezier",
     "combine",
     "cosine",
     "gradient_line",
