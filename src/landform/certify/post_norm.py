@@ -77,6 +77,10 @@ def prove_post_stream(imprint: Imprint, stream: PostStream) -> Parts:
                 raise ProofError(f"'{mlp.down.name}' adds a constant behind the response curve")
         if after is not None:
             state = _normalise(weights, after, state, signal)
+    if stream.pooled > 1:
+        size = np.abs(state.value) + state.error + state.shift
+        size[signal.place] += signal.reach
+        state.error += float(gamma(stream.pooled + 1, weights.unit)) * size
     if signal.piece is None:
         raise ProofError("no perceptron bends the pattern register: the response curve is missing")
     return _follow(weights, stream, imprint, state, signal, target, pattern.values.reshape(-1).numpy())

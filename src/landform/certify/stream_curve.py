@@ -5,7 +5,7 @@ followed exactly on a grid that has every knot; radii as in `landform.certify.st
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -101,10 +101,28 @@ def prove_stream(imprint: Imprint, stream: Stream) -> Parts:
 
 
 def _require_silence(imprint: Imprint, stream: Stream) -> None:
+    for mlp in stream.mlps:
+        _require_identity(imprint, mlp)
     maps = [m for mlp in stream.mlps for m in (mlp.up, mlp.gate, mlp.down) if m is not None]
     norms = [*(mlp.norm for mlp in stream.mlps), stream.final]
-    tables = {stream.tokens, stream.tied}
+    tables = {stream.tokens, stream.tied, *(mlp.scale for mlp in stream.mlps)}
+    tables |= {mlp.tap.weight for mlp in stream.mlps if mlp.tap is not None}
     require_silence(imprint.model, [*maps, stream.head], norms, stream.mlps[0].norm, imprint.subspace, tables)
+
+
+def _require_identity(imprint: Imprint, mlp: Mlp) -> None:
+    """Refuse a scale that is not 1 and a depthwise convolution that is not the identity."""
+    origin = imprint.subspace.origin
+    if mlp.scale is not None and bool((origin[mlp.scale] != 1).any()):
+        raise ProofError(f"'{mlp.scale}' is not 1 everywhere")
+    if mlp.tap is not None:
+        weight = origin[mlp.tap.weight].clone()
+        middle = mlp.tap.middle(weight)
+        if bool((middle != 1).any()):
+            raise ProofError(f"the centre of '{mlp.tap.weight}' is not 1 everywhere")
+        middle.zero_()
+        if bool((weight != 0).any()):
+            raise ProofError(f"'{mlp.tap.weight}' reads other pixels than its own")
 
 
 def _output_coordinate(weights: Weights, stream: Stream, target: int, state: State) -> int:
@@ -265,7 +283,15 @@ def _follow(
     settled = State(after.value.copy(), after.error.copy(), after.shared)
     own_error = after.error.copy()
     own_error[out] = before.error[out]  # its movement through ψ is followed exactly below, so it is no error here
+    mean = float(gamma(stream.pooled + 1, unit)) if stream.pooled > 1 else 0.0
+    if stream.pooled_first:
+        rounded = mean * (np.abs(settled.value) + settled.radius)
+        settled, own_error = State(settled.value, settled.error + rounded, settled.shared), own_error + rounded
     read = read_norm(weights, stream.final, settled, h, own_error=own_error)
+    if mean and not stream.pooled_first:
+        size = (1 + read.factor) * np.abs(read.linear) + np.abs(read.constant) + read.error
+        size[out] += np.abs(read.gain[out]) * after.error[out]
+        read = replace(read, error=read.error + mean * size)
     head = apply_map(weights, stream.head, read, np.arange(stream.head.outputs))
     weight = weights.matrix(stream.head)
     reads = np.flatnonzero(weight[:, out] * read.gain[out].max() != 0)

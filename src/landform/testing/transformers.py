@@ -98,6 +98,17 @@ def vit() -> tuple[nn.Module, Data]:
     return _ready(ViTForImageClassification(config)), (images, torch.arange(60) % 10)
 
 
+def convnext() -> tuple[nn.Module, Data]:
+    """Build a ConvNeXt of two stages: depthwise convolutions, LayerNorm over channels, scales, one change of width."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    config = ConvNextConfig(hidden_sizes=[32, 96], depths=[1, 4], num_stages=2, patch_size=2, image_size=16)
+    config.num_labels = 10
+    images = torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return _ready(ConvNextForImageClassification(config)), (images, torch.arange(60) % 10)
+
+
 class Encoder(nn.Module):
     """A transformer of torch's own layers over continuous inputs, averaged over positions."""
 
@@ -127,6 +138,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Data]]] = {
     "llama": llama,
     "llama, tied": lambda: llama(tied=True),
     "vit": vit,
+    "convnext": convnext,
     "encoder": encoder,
     "encoder, relu": lambda: encoder("relu"),
     "bert, masked": bert,

@@ -72,6 +72,7 @@ class PostStream:
         mlps: The perceptrons in order; ``norm`` of each is the one whose output it reads.
         tail: What follows the last norm.
         head: The map to the outputs.
+        pooled: Positions whose mean is taken behind the last norm, 1 for none.
     """
 
     width: int
@@ -80,6 +81,7 @@ class PostStream:
     mlps: tuple[Mlp, ...]
     tail: Tail
     head: Map
+    pooled: int = 1
 
 
 def find_any_stream(model: nn.Module, sample: Any) -> "Stream | PostStream":
@@ -98,15 +100,15 @@ def find_any_stream(model: nn.Module, sample: Any) -> "Stream | PostStream":
     Cost:
         A copy of the parameters and one forward pass.
     """
-    heard = overhear(model, sample)
+    heard, network = overhear(model, sample)
     calls = [call for call in heard if not isinstance(call.module, nn.Embedding)]
     norms = [position for position, call in enumerate(calls) if is_norm(call.module)]
     if len(norms) > 1 and norms[1] > norms[0] + 1:
         first, writer, then = calls[norms[0]], calls[norms[1] - 1], calls[norms[1]]
         if first.returned.shape == writer.returned.shape and close(then.given, first.returned + writer.returned):
-            names = dict(model.named_parameters(remove_duplicate=False))
+            names = dict(network.named_parameters(remove_duplicate=False))
             return find_post_stream(calls, names, type(model).__name__)
-    return stream_in(heard, model)
+    return stream_in(heard, network)
 
 
 def find_post_stream(calls: Sequence[Call], names: Mapping[str, Any], who: str) -> PostStream:
@@ -141,7 +143,10 @@ def find_post_stream(calls: Sequence[Call], names: Mapping[str, Any], who: str) 
     if entry.module is None or norm_of(entry, names).bias is None or any(n.kind != "layer" for n in norms):
         raise ArchitectureError(f"{who} normalises after the addition without biases; landform covers LayerNorm there")
     tail, head = _tail(calls[end], calls[end + 1 :], names, who)
-    return PostStream(entry.given.shape[-1], norm_of(entry, names), tuple(norms), tuple(mlps), tail, head)
+    given, stream = calls[end + 1].given, calls[end].returned
+    mean = given.ndim < stream.ndim and close(given, stream.mean(1))
+    pooled = stream.shape[1] if mean else 1
+    return PostStream(stream.shape[-1], norm_of(entry, names), tuple(norms), tuple(mlps), tail, head, pooled)
 
 
 def _tail(last: Call, rest: Sequence[Call], names: Mapping[str, Any], who: str) -> tuple[Tail, Map]:

@@ -177,6 +177,11 @@ def write_stream(
     directions, injected = writer.injection(program.z)
     for number, block in enumerate(program.blocks):
         writer.block(number, block, first=number == 0, reach=reach)
+    for mlp in stream.mlps:
+        if mlp.scale is not None:
+            out[mlp.scale].fill_(1.0)
+        if mlp.tap is not None:
+            mlp.tap.middle(out[mlp.tap.weight]).fill_(1.0)
     for norm in (*(mlp.norm for mlp in stream.mlps), stream.final):
         if norm.gain_offset:
             out[norm.gain] -= norm.gain_offset

@@ -6,7 +6,9 @@ structure is *found in the numbers*: which maps read a norm, which activation li
 what. What is found holds for any weights; the imprint checks it again with the weights that it writes.
 
 Covered are networks of the form x ← x + mixer(norm(x)), x ← x + mlp(norm(x)), …, head(norm(x)): GPT-2, Llama, ViT and
-their like. LayerNorm and RMSNorm; plain and gated perceptrons; any mixer (attention), since it is silenced.
+their like. LayerNorm and RMSNorm; plain and gated perceptrons, with or without a scale after them; any mixer
+(attention), since it is silenced; a depthwise convolution before a norm (ConvNeXt), since its centre tap is the
+identity. Where the width of the stream changes on the way, what comes after the last change is used.
 """
 
 import copy
@@ -14,12 +16,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from landform.calling import as_found, split_heads
 from landform.errors import ArchitectureError
@@ -78,14 +81,41 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Tap:
+    """A depthwise convolution: parameter names, and the index of its centre."""
+
+    weight: str
+    bias: str | None
+    centre: tuple[int, ...]
+
+    def middle(self, weight: Tensor) -> Tensor:
+        """Return a view of the centre of every kernel of a weight, ``[channels]``."""
+        for index in reversed(self.centre):
+            weight = weight[..., index]
+        return weight[:, 0]
+
+
+@dataclass(frozen=True)
 class Mlp:
-    """A perceptron that reads the stream through a norm and adds to it: down(act(up)) or down(act(gate)·up)."""
+    """A perceptron that reads the stream through a norm and adds to it: down(act(up)) or down(act(gate)·up).
+
+    Args:
+        norm: The norm that it reads.
+        up: First map.
+        gate: Map of the gate, or None.
+        down: Second map.
+        activation: Name in `ACTIVATIONS`.
+        scale: Name of a vector that multiplies what is added, or None.
+        tap: A depthwise convolution before the norm, or None.
+    """
 
     norm: Norm
     up: Map
     gate: Map | None
     down: Map
     activation: str
+    scale: str | None = None
+    tap: "Tap | None" = None
 
     @property
     def hidden(self) -> int:
@@ -105,6 +135,8 @@ class Stream:
         tied: Name of an embedding whose weight is the head's, or None.
         tokens: Name of the embedding that starts the stream, where exactly one of full width does; else None.
         positions: Outputs are ``[n, positions, outputs]``: one prediction a position.
+        pooled: Positions whose mean is taken, 1 for none.
+        pooled_first: The mean is taken before the last norm, not after it.
     """
 
     width: int
@@ -114,6 +146,8 @@ class Stream:
     tied: str | None
     tokens: str | None
     positions: bool
+    pooled: int = 1
+    pooled_first: bool = False
 
 
 @dataclass
@@ -152,11 +186,19 @@ def find_stream(model: nn.Module, sample: Any) -> Stream:
     Cost:
         A copy of the parameters and one forward pass.
     """
-    return stream_in(overhear(model, sample), model)
+    return stream_in(*overhear(model, sample))
 
 
 def stream_in(heard: Sequence[Call], model: nn.Module) -> Stream:
-    """Find the structure of a network normalised before each block in what was overheard; see `find_stream`."""
+    """Find the structure of a network normalised before each block in what was overheard; see `find_stream`.
+
+    Args:
+        heard: What `overhear` returned.
+        model: The copy that was overheard.
+
+    Returns:
+        The structure.
+    """
     calls = [call for call in heard if not isinstance(call.module, nn.Embedding)]
     norms = [position for position, call in enumerate(calls) if is_norm(call.module)]
     if len(norms) < 2:
@@ -167,23 +209,26 @@ def stream_in(heard: Sequence[Call], model: nn.Module) -> Stream:
     width = calls[norms[-1]].given.shape[-1]
     names = dict(model.named_parameters(remove_duplicate=False))
     mlps: list[Mlp] = []
-    for position, following in itertools.pairwise(norms):
-        norm, between = calls[position], calls[position + 1 : following]
-        if norm.given.shape[-1] != width:
-            raise ArchitectureError(
-                f"norm '{norm.name}' works on {norm.given.shape[-1]} coordinates and the last one on {width}; landform"
-                " lowers into streams of one width"
-            )
-        if not between:
-            raise ArchitectureError(f"norms '{norm.name}' and '{calls[following].name}' follow each other directly")
-        _check_residual(norm, between, calls[following])
-        found = perceptron(norm, between)
-        if found is not None:
-            mlps.append(described(found, names))
+    pooled, pooled_first = 1, False
+    problem: ArchitectureError | None = None
+    for position, following in reversed(list(itertools.pairwise(norms))):
+        norm = calls[position]
+        try:
+            if norm.given.shape[-1] != width:
+                raise ArchitectureError(f"norm '{norm.name}' works on {norm.given.shape[-1]} coordinates, not {width}")
+            block = _block(calls, position, following, names)
+        except ArchitectureError as error:  # here the stream begins, or it is of another form
+            problem = error
+            break
+        if block.found is not None:
+            mlps.insert(0, replace(described(block.found, names), scale=block.scale, tap=block.tap))
+        if block.pooled > 1:
+            pooled, pooled_first = block.pooled, True
     if len(mlps) < 2:
+        why = f": {problem}" if problem is not None else ""
         raise ArchitectureError(
             f"{type(model).__name__} has {len(mlps)} perceptron blocks that landform can read; a pattern needs two at"
-            " least (activations covered: " + ", ".join(ACTIVATIONS) + ")"
+            f" least (activations covered: {', '.join(ACTIVATIONS)}){why}"
         )
     last = calls[norms[-1]]
     after = [call for call in calls[norms[-1] + 1 :] if not is_norm(call.module)]
@@ -192,20 +237,93 @@ def stream_in(heard: Sequence[Call], model: nn.Module) -> Stream:
         raise ArchitectureError(
             f"after the last norm '{last.name}' come {what}; landform needs one linear head that reads it"
         )
+    if after[0].given.ndim < last.returned.ndim and not pooled_first:
+        mean = last.returned.mean(1)
+        pooled = last.returned.shape[1] if close(after[0].given, mean) else 1
     head = map_of(after[0])
     weight = names[head.weight]
-    tied = next(
-        (n for n, p in names.items() if p is weight and n != head.weight),
-        None,
-    )
+    tied = next((n for n, p in names.items() if p is weight and n != head.weight), None)
     tables = [c for c in heard if isinstance(c.module, nn.Embedding) and c.returned.shape[-1] == width]
     whole = [c for c in tables if c.returned.shape == calls[norms[0]].given.shape]
     tokens = f"{whole[0].name}.weight" if len(whole) == 1 else None
-    return Stream(width, tuple(mlps), norm_of(last, names), head, tied, tokens, after[0].given.ndim > 2)
+    positions = after[0].given.ndim > 2
+    return Stream(width, tuple(mlps), norm_of(last, names), head, tied, tokens, positions, pooled, pooled_first)
 
 
-def overhear(model: nn.Module, sample: Any) -> list[Call]:
-    """Run a copy with random weights and record every norm and linear map, in order."""
+@dataclass(frozen=True)
+class _Block:
+    """What lies between two norms."""
+
+    found: "tuple[Call, Call, Call | None, Call, str] | None"
+    scale: str | None
+    tap: Tap | None
+    pooled: int
+
+
+def _block(calls: Sequence[Call], position: int, following: int, names: Mapping[str, Any]) -> _Block:
+    """Read what lies between two norms of one stream.
+
+    Raises:
+        ArchitectureError: It is not x ← x + scale·block(norm(x)).
+    """
+    norm, then = calls[position], calls[following]
+    before, tap = _stream_before(calls, position)
+    after, next_tap = _stream_before(calls, following)
+    between = calls[position + 1 : following - (next_tap is not None)]
+    if not between:
+        raise ArchitectureError(f"norms '{norm.name}' and '{then.name}' follow each other directly")
+    writer = between[-1]
+    added = writer.returned
+    expected, pooled = after, 1
+    if after.ndim == 2 and before.ndim > 2:  # a mean over positions before the last norm
+        pooled = before[0].numel() // before.shape[-1]
+    for scale, factor in [(None, None), *_vectors(names, before.shape[-1])]:
+        if before.shape != added.shape:
+            break
+        total = before + (added if factor is None else added * factor)
+        total = total.flatten(1, -2).mean(1) if pooled > 1 else total
+        if close(expected, total):
+            return _Block(perceptron(norm, between), scale, _tap(tap), pooled)
+    raise ArchitectureError(
+        f"between '{norm.name}' and '{then.name}' the stream is not x + '{writer.name}'(…); landform lowers into"
+        " blocks that add the output of their last linear map to the stream, one after the other"
+    )
+
+
+def _vectors(names: Mapping[str, Any], width: int) -> list[tuple[str, Tensor]]:
+    """Return parameters that may scale what a block adds."""
+    return [(n, p.detach()) for n, p in names.items() if p.numel() == width and p.ndim == 1 and not n.endswith("bias")]
+
+
+def _stream_before(calls: Sequence[Call], position: int) -> tuple[Tensor, Call | None]:
+    """Return the stream that a norm reads, channels last: its input, or that of a depthwise convolution before it."""
+    norm = calls[position]
+    tap = calls[position - 1] if position and _is_tap(calls[position - 1].module) else None
+    if tap is None or not close(norm.given, tap.returned.movedim(1, -1)):
+        return norm.given, None
+    return tap.given.movedim(1, -1), tap
+
+
+def _is_tap(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) and module.groups == module.in_channels == module.out_channels > 1
+
+
+def _tap(call: Call | None) -> Tap | None:
+    if call is None:
+        return None
+    module = call.module
+    assert isinstance(module, _ConvNd)
+    odd = all(size % 2 == 1 for size in module.kernel_size)
+    if not odd or module.padding != tuple(
+        (s - 1) // 2 * d for s, d in zip(module.kernel_size, module.dilation, strict=True)
+    ):
+        raise ArchitectureError(f"convolution '{call.name}' has no centre tap that keeps every pixel in place")
+    centre = tuple((size - 1) // 2 for size in module.kernel_size)
+    return Tap(f"{call.name}.weight", f"{call.name}.bias" if module.bias is not None else None, centre)
+
+
+def overhear(model: nn.Module, sample: Any) -> tuple[list[Call], nn.Module]:
+    """Run a copy with random weights and record every norm and linear map, in order; return them and the copy."""
     network = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -219,7 +337,7 @@ def overhear(model: nn.Module, sample: Any) -> list[Call]:
     calls: list[Call] = []
     with ExitStack() as stack:
         for name, module in network.named_modules():
-            if is_norm(module) or _is_map(module) or _is_source(module):
+            if is_norm(module) or _is_map(module) or _is_source(module) or _is_tap(module):
                 hook = module.register_forward_hook(_recorder(name, module, calls))
                 stack.callback(hook.remove)
         stack.enter_context(as_found(network))
@@ -232,7 +350,7 @@ def overhear(model: nn.Module, sample: Any) -> list[Call]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ArchitectureError(f"module '{twice}' is used more than once in a forward pass; every layer needs its own")
-    return calls
+    return calls, network
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
@@ -286,18 +404,6 @@ def reads(given: Tensor, source: Tensor) -> bool:
         return False
     choices: Iterator[Tensor] = iter((source[:, 0], source[:, -1], source.mean(1), source[:, -1:]))
     return any(given.shape == choice.shape and close(given, choice) for choice in choices)
-
-
-def _check_residual(norm: Call, between: list[Call], following: Call) -> None:
-    """Refuse what is not x ← x + block(norm(x))."""
-    writer = between[-1]
-    flat = following.given.shape == norm.given.shape == writer.returned.shape
-    if flat and close(following.given, norm.given + writer.returned):
-        return
-    raise ArchitectureError(
-        f"between '{norm.name}' and '{following.name}' the stream is not x + '{writer.name}'(…); landform lowers into"
-        " blocks that add the output of their last linear map to the stream, one after the other"
-    )
 
 
 def perceptron(norm: Call, between: Sequence[Call]) -> tuple[Call, Call, Call | None, Call, str] | None:
