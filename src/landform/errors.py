@@ -48,6 +48,10 @@ class ExecutorError(LandformError, RuntimeError):
     """Workers of a scan that cannot be reached, or that died."""
 
 
+class MemoryLimitError(LandformError, MemoryError):
+    """Not enough memory, even for a single sample."""
+
+
 class MissingExtraError(LandformError, ImportError):
     """An optional dependency that is not installed; the message names the install command."""
 

@@ -140,7 +140,18 @@ class Data:
         Returns:
             What a training step gets as its batch.
         """
-        inputs, targets = self.take(index)
+        return self.as_raw(*self.take(index))
+
+    def as_raw(self, inputs: Tensor | dict[str, Tensor], targets: Tensor) -> Any:
+        """Put what `take` returned together as a loader gives it.
+
+        Args:
+            inputs: Inputs.
+            targets: Targets.
+
+        Returns:
+            As of `raw`.
+        """
         if self.keys is None:
             return inputs, targets
         return (inputs if isinstance(inputs, dict) else {self.keys[0]: inputs}) | {self.keys[1]: targets}

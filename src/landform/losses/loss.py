@@ -126,8 +126,7 @@ class LossSum:
                     "let it return one value a sample (reduction='none')"
                 )
             self._kept.append(double(outputs, targets))
-            if sum(kept.numel() for kept, _ in self._kept) >= self._limit:
-                self._flush()
+            self._flush_beyond()
             return
         numerator, denominator = terms
         if weights is not None:
@@ -137,6 +136,17 @@ class LossSum:
             denominator = weights * denominator
         self._numerator = self._numerator + numerator.sum()
         self._denominator = self._denominator + denominator.sum()
+
+    def merge(self, other: "LossSum") -> None:
+        """Count everything that another sum of the same loss has counted.
+
+        Args:
+            other: The other; it is not to be used any more.
+        """
+        self._numerator = self._numerator + other._numerator
+        self._denominator = self._denominator + other._denominator
+        self._kept += other._kept
+        self._flush_beyond()
 
     def value(self) -> Float64[Tensor, ""]:
         """Return the loss over everything added; NaN where nothing counts (all labels ignored), as in PyTorch."""
@@ -150,6 +160,10 @@ class LossSum:
             torch.as_tensor(self._numerator, dtype=torch.float64).cpu(),
             torch.as_tensor(self._denominator, dtype=torch.float64).cpu(),
         )
+
+    def _flush_beyond(self) -> None:
+        if sum(kept.numel() for kept, _ in self._kept) >= self._limit:
+            self._flush()
 
     def _flush(self) -> None:
         if not self._kept:

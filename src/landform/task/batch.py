@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxtyping import Float64
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from landform.data import Data, load_data
 from landform.data.load import MAX_BYTES, is_splits
@@ -69,6 +70,19 @@ class Batch:
     size: int
     raw: Any
     seed: int = 0
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """Divide into two, in order."""
+        middle = self.size // 2
+        return self._part(0, middle), self._part(middle, self.size)
+
+    def _part(self, start: int, stop: int) -> "Batch":
+        def cut(value: Any) -> Any:
+            return tree_map(lambda leaf: leaf[start:stop] if isinstance(leaf, Tensor) else leaf, value)
+
+        weights = None if self.weights is None else self.weights[start:stop]
+        seed = self.seed + start
+        return Batch(cut(self.inputs), self.targets[start:stop], weights, stop - start, cut(self.raw), seed)
 
     def __repr__(self) -> str:
         """Say how many samples there are."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from landform.calling import Model, unwrap
 from landform.data import Data
 from landform.data.reading import check_allow
+from landform.data.records import Records
 from landform.errors import DataError, InputError, unknown_name
 from landform.losses import Loss, LossLike, resolve_loss
 from landform.metrics import MetricLike, resolve_metrics
@@ -178,11 +179,12 @@ class Held:
         """
         data = self.data
         inputs, targets = data.take(index)
+        raw = data.raw(index) if isinstance(data, Records) else data.as_raw(inputs, targets)
         if self._labelled is not None:  # a model that does not run without labels
             inputs = self._labelled.named(inputs, targets)
         weights = None if data.weights is None else data.weights[index]
         first = index.start or 0 if isinstance(index, slice) else int(index[0]) if len(index) else 0
-        return Batch(inputs, targets, weights, len(targets), data.raw(index), first)
+        return Batch(inputs, targets, weights, len(targets), raw, first)
 
     @property
     def _who(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from landform.calling import Model, explain_misfit, given_state, own_state, state_at
 from landform.errors import InputError
+from landform.task.memory import out_of_memory
 
 BatchNorm = Literal["frozen", "recalibrate", "batch"]
 """What normalises: the model's running statistics, statistics recomputed at each point, or those of each batch."""
@@ -126,8 +127,6 @@ class Session:
                     given = {prefix + name: value for name, value in state.items()}
                     return torch.func.functional_call(target, given, arguments, named)
                 return function(*arguments, **named)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if out_of_memory(error) or function is not self.model:
                 raise
@@ -203,18 +202,3 @@ def takes_names(model: Model, names: tuple[str, ...]) -> bool:
             f"{', '.join(sorted(set(names) - known))}: leave that out of the batches, or give the model that argument"
         )
     return False
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU.
-
-    Args:
-        error: What was raised.
-
-    Returns:
-        True for `torch.OutOfMemoryError`, MemoryError, and the CPU allocator's RuntimeError.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)

@@ -11,6 +11,8 @@ from landform.errors import InputError
 from landform.losses import LossSum
 from landform.metrics import Metric
 from landform.task import stepping
+from landform.task.batch import Batch
+from landform.task.memory import in_halves
 
 if TYPE_CHECKING:
     from landform.task.task import Task
@@ -40,17 +42,25 @@ def add_up(
     parameters = task.prepare(parameters)
     losses: dict[str, LossSum] = {}
     others: list[Tensor] = []
-    for part in parts_of(n, task.batch_size() if batch_size is None else batch_size, even=not task.frozen):
-        batch = task.batch(part if where is None else where[part])
+
+    def compute(batch: Batch) -> tuple[dict[str, LossSum], Tensor | None]:
         if task.step is not None:
-            others.append(torch.stack(stepping.sums_of(task.stepped(parameters, batch), batch)))
-            continue
+            return {}, torch.stack(stepping.sums_of(task.stepped(parameters, batch), batch))
         heads = task.split_heads(task.run(parameters, batch), batch)
+        parts = {name: LossSum(task.loss_form) for name in heads}
         for name, output in heads.items():
-            losses.setdefault(name, LossSum(task.loss_form)).add(output, batch.targets, batch.weights)
+            parts[name].add(output, batch.targets, batch.weights)
         found = [metric.terms(task.loss_form, output, batch.targets) for metric in metrics for output in heads.values()]
-        if found:
-            others.append(torch.stack(weighted(found, batch.weights)).sum(-1))
+        return parts, torch.stack(weighted(found, batch.weights)).sum(-1) if found else None
+
+    size = task.batch_size() if batch_size is None else batch_size
+    for part in parts_of(n, size, even=not task.frozen):
+        batch = task.batch(part if where is None else where[part])
+        for found, other in in_halves(compute, batch, divisible=task.settings.batch_norm != "batch"):
+            for name, total in found.items():
+                losses.setdefault(name, LossSum(task.loss_form)).merge(total)
+            if other is not None:
+                others.append(other)
     sums = [torch.stack([torch.stack(total.sums()) for total in losses.values()], dim=1)] if losses else []
     if others:
         sums.append(torch.stack(others).sum(0))

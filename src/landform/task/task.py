@@ -15,6 +15,7 @@ from landform.task.batch import Batch
 from landform.task.caller import DEFAULT_BATCH, Caller
 from landform.task.curvature import gradients, top_eigenvalues
 from landform.task.findings import Finding, probe
+from landform.task.memory import in_halves
 from landform.task.summing import add_up, parts_of, weighted
 
 MAX_NUMBERS = 1 << 24
@@ -110,7 +111,7 @@ class Task(Caller):
             if self._step is not None:
                 self._separable = all(value.ndim for value in self.stepped(None, batch).values())
             else:
-                heads = self.split_heads(self.run(None, batch), batch)
+                heads = self.split_heads(self._peek(batch), batch)
                 self._separable = None not in [self._resolved.terms(o, batch.targets) for o in heads.values()]
         return self._separable
 
@@ -199,7 +200,7 @@ class Task(Caller):
         if self._heads is None:
             count = min(2, self.n)  # BatchNorm by batches needs two
             batch = self.batch(slice(0, count))
-            heads, single = split_heads(self.run(None, batch), count, self._who)
+            heads, single = split_heads(self._peek(batch), count, self._who)
             self._heads = ("output",) if single else tuple(heads)
         return self._heads
 
@@ -261,6 +262,16 @@ class Task(Caller):
         Raises:
             InputError: As of `terms` and `run`.
         """
+        parts = in_halves(lambda part: self._terms_at(parameters, part), batch, divisible=self.frozen)
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([num for num, _ in parts], dim=1), torch.cat([den for _, den in parts], dim=1)
+
+    def _peek(self, batch: Batch) -> Any:
+        """Run the model on a few samples; not enough memory for these is not enough for anything."""
+        return in_halves(lambda part: self.run(None, part), batch, divisible=False)[0]
+
+    def _terms_at(self, parameters: Mapping[str, Tensor] | None, batch: Batch) -> tuple[Tensor, Tensor]:
         if self._step is None:
             return self.terms(self.run(parameters, batch), batch)
         values = self.stepped(parameters, batch)
@@ -320,6 +331,8 @@ class Task(Caller):
             InputError: Model and data or loss do not fit, a parameter of another shape, parameters for a function.
             UnknownNameError: A parameter that the model does not have, with the nearest.
             ArchitectureError: Parameters without values (meta device, uninitialised).
+            MemoryLimitError: Not enough memory for one sample. Where there is not enough for a batch, halves are tried,
+                with a warning.
 
         Cost:
             One pass over the data; memory for one batch and a copy of the buffers (of everything with ``dtype``).
@@ -465,7 +478,7 @@ class Task(Caller):
         if self._step is not None:
             return DEFAULT_BATCH
         batch = self.batch(slice(0, min(2, self.n)))
-        heads = self.split_heads(self.run(None, batch), batch)
+        heads = self.split_heads(self._peek(batch), batch)
         largest = max(output[0].numel() for output in heads.values())
         return max(1, min(DEFAULT_BATCH, MAX_NUMBERS // max(largest, 1)))
 
