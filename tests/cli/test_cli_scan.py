@@ -199,6 +199,17 @@ def test_a_subset_has_an_interval(run, own):
     assert "90 %" in run(*words(own, "--grid", 3, "--subset", 20, "--confidence", 0.9)).out
 
 
+def test_a_tolerance_takes_fewer_evaluations(run, own):
+    ran = run(*words(own, "--grid", 65, "--tolerance", 0.2, "--json"))
+    assert ran.code == 0, ran.err
+    assert ran.json["interval"] == 0  # 30 samples are fewer than a node would take
+    assert ran.json["sample_evaluations"] < 65 * 65 * 30 / 4
+    assert int((opened().status == 1).sum()) > 2000  # interpolated
+    assert opened().attrs["tolerance"] == 0.2
+    both = run(*words(own, "--tolerance", 0.2, "--subset", 3))
+    assert "--subset fixes the samples of every node, --tolerance chooses them" in both.err
+
+
 def test_a_store_goes_on(run, own, tmp_path):
     line = words(own, "--grid", 3, "--store", "kept", "--json")
     first = run(*line)

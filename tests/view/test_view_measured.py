@@ -169,6 +169,30 @@ def test_uncertainty_is_half_the_interval():
         uncertainty(line.drop_vars("loss_stderr"))
 
 
+def sampled(n=9):
+    """A surface whose interpolated nodes have no interval."""
+    surface = bowl(n)
+    for end in ("loss_lower", "loss_upper", "loss_stderr"):
+        surface[end] = surface[end].where(surface.status == 0)
+    return surface
+
+
+def test_interpolated_nodes_without_an_interval_are_blank_not_broken():
+    ax = uncertainty(sampled())
+    assert notes(ax) == ["interpolated, no interval: 56 of 81 nodes"]
+    broken = sampled()
+    broken["loss_upper"][0, 0] = np.inf
+    assert notes(uncertainty(broken)) == ["not finite: 1 of 81 nodes", "interpolated, no interval: 56 of 81 nodes"]
+
+
+def test_a_profile_with_gaps_in_its_band_has_bars():
+    ax = profile(sampled().isel(h2=4))
+    bars = ax.collections[0]
+    assert bars.get_label() == "interval, 99 % at all nodes"
+    np.testing.assert_allclose([bar[0][0] for bar in bars.get_segments()], np.linspace(-1, 1, 5))
+    np.testing.assert_allclose(bars.get_segments()[2][:, 1], [0.4, 0.6])
+
+
 STEPS = np.stack([np.linspace(1, 0, 6), np.linspace(2, 1, 6)], axis=1)
 
 

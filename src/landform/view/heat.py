@@ -27,6 +27,7 @@ def heat(
     colorbar: bool = True,
     dots: bool | None = None,
     notes: bool = True,
+    blank: str = "",
     title: str | None = None,
 ) -> "matplotlib.axes.Axes":
     """Draw a heat map.
@@ -50,6 +51,7 @@ def heat(
         colorbar: Whether to draw a colour bar, labelled in loss units.
         dots: Whether to put a point on every measured node. None: where others are interpolated (a multilevel scan).
         notes: Whether to say below the map how many nodes are not finite, not measured or interpolated.
+        blank: What it means when an interpolated node has no value, for variables that these lack.
         title: Above the map; none by default.
 
     Returns:
@@ -77,7 +79,7 @@ def heat(
         ends = robust_limits(values) if clip == "robust" else clip
         norm = scale(values, log, ends)
         drawn = draw_cells(own, x, y, values, cmap=cmap, norm=norm)
-        mark_nodes(own, x, y, values, status_of(surface, names), dots=dots, notes=notes)
+        mark_nodes(own, x, y, values, status_of(surface, names), dots=dots, notes=notes, blank=blank)
         count = 5 if contours is True or (contours is None and is_smooth(values)) else int(contours or 0)
         if count:
             _contours(own, x, y, values, level_values(values, count, log, ends))

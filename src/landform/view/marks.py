@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MAX_DOTS = 5000
 """More dots than this are a grey veil; the note alone then says how many nodes were measured."""
 _GAP: dict[str, Any] = {"facecolor": "#e3e5e8", "edgecolor": "#8a919a", "hatch": "////", "linewidth": 0.0}
+_EMPTY: dict[str, Any] = {"facecolor": "#f1f2f4", "edgecolor": "#f1f2f4", "linewidth": 0.0}
 _MISSING: dict[str, Any] = {"facecolor": "#ffffff", "edgecolor": "#c3c8ce", "hatch": "....", "linewidth": 0.0}
 
 
@@ -27,6 +28,7 @@ def mark_nodes(
     *,
     dots: bool | None = None,
     notes: bool = True,
+    blank: str = "",
 ) -> None:
     """Hatch what is not finite, dot what was never reached, and put a point on every measured node among others.
 
@@ -39,23 +41,28 @@ def mark_nodes(
             measured.
         dots: Whether to draw the points; None: where some nodes are interpolated, and the measured are not too many.
         notes: Whether to say below the map what the marks mean and how many there are.
+        blank: What it means when an interpolated node has no value; not finite by default.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     gaps, total = ~np.isfinite(values), values.size
     missing = gaps & (status == 2) if status is not None else np.zeros_like(gaps)
+    empty = gaps & (status == 1) if status is not None and blank else np.zeros_like(gaps)
     handles: list[Any] = []
-    for where, look, word in (
-        (gaps & ~missing, _GAP, "not finite"),
+    kinds = (
+        (gaps & ~missing & ~empty, _GAP, "not finite"),
         (missing, _MISSING, "not measured"),
-    ):
+        (empty, _EMPTY, blank),
+    )
+    several = sum(bool(where.any()) for where, _, _ in kinds) > 1
+    for where, look, word in kinds:
         if where.any():
-            _fill(ax, x, y, where if missing.any() else None, look)
+            _fill(ax, x, y, where if several else None, look)
             handles.append(Patch(label=f"{word}: {int(where.sum())} of {total} nodes", **look))
     interpolated = (status == 1) if status is not None else np.zeros_like(gaps)
     measured = ~interpolated & ~gaps
-    if dots is not False and interpolated.any():
+    if dots is not False and interpolated.any() and not empty.any():
         shown = int(measured.sum())
         if dots or shown <= MAX_DOTS:
             _dots(ax, x, y, measured)

@@ -114,7 +114,13 @@ def _band(
     drawn = any(str(other.get_label()).startswith("interval") for other in ax.collections)
     confidence = surface.attrs.get("confidence")
     text = "interval" + (f", {100 * float(confidence):g} % at all nodes" if confidence else "")
-    ax.fill_between(x, lower, upper, color=colour, alpha=0.22, linewidth=0, label="_band" if drawn else text)
+    label = "_band" if drawn else text
+    values = variable_of(surface, variable, head).values
+    if (np.isnan(lower) & np.isfinite(values)).any():  # interpolated nodes have none, and a band would hide that
+        known = np.isfinite(lower)
+        ax.vlines(x[known], lower[known], upper[known], color=colour, alpha=0.45, linewidth=2.5, label=label)
+        return
+    ax.fill_between(x, lower, upper, color=colour, alpha=0.22, linewidth=0, label=label)
 
 
 def _dots(ax: "matplotlib.axes.Axes", surface: "xarray.Dataset", field: "xarray.DataArray", colour: str) -> None:

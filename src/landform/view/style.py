@@ -130,7 +130,9 @@ def variable_label(variable: str, unit: str) -> str:
         >>> variable_label("target", "nat"), variable_label("difference", "nat")
         ('loss (nat)', 'loss − target (nat)')
     """
-    return loss_label({"target": "loss", "difference": "loss − target"}.get(variable, variable), unit)
+    return loss_label(
+        {"target": "loss", "difference": "loss − target", "interval": "± loss"}.get(variable, variable), unit
+    )
 
 
 def axis_label(name: str) -> str:

@@ -1,6 +1,6 @@
 """How well each node is known: half the width of its interval, as a map or a line."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,6 +58,8 @@ def uncertainty(
 ) -> "matplotlib.axes.Axes":
     """Draw half the width of each node's interval.
 
+    Nodes that were interpolated have none, as what interpolation costs is an estimate; they are left blank and counted.
+
     Args:
         surface: A surface over one or two coordinates.
         variable: ``"loss"`` by default, or a metric.
@@ -85,4 +87,5 @@ def uncertainty(
         return profile(drawn, variable=name, channel=channel, ax=ax, title=text)
     finite = widths.values[np.isfinite(widths.values)]
     top = float(finite.max()) if finite.size and finite.max() > 0 else 1e-12
-    return heat(drawn, variable=name, channel=channel, ax=ax, cmap=CMAP, contours=False, clip=(0.0, top), title=text)
+    look: dict[str, Any] = {"cmap": CMAP, "contours": False, "clip": (0.0, top), "title": text}
+    return heat(drawn, variable=name, channel=channel, ax=ax, blank="interpolated, no interval", **look)
