@@ -60,3 +60,17 @@ def test_train_and_test_surfaces_come_out_of_one_call():
             np.testing.assert_allclose(surface.loss.sel(split=name)[1], task.split(name).evaluate(), rtol=1e-6)
         other = lf.Task(model, data=(X, Y), metrics="accuracy", batch_norm=policy)
         np.testing.assert_array_equal(lf.scan(other, plane, grid=3, data=parts).loss, surface.loss)
+
+
+def test_half_precision_weights_make_no_stairs():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        half = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).bfloat16()
+    plane = lf.random_plane(half, z=1, seed=0)
+    surface = lf.scan(lf.Task(half, data=(X, Y)), plane, grid=9, ranges=[(0, 0.002)])
+    whole = {name: value.float() for name, value in plane.origin.items()}
+    moved = Subspace(whole, tuple({name: part[name].float() for name in part} for part in plane.directions))
+    other = lf.scan(lf.Task(half, data=(X, Y)), moved, grid=9, ranges=[(0, 0.002)])
+    np.testing.assert_allclose(surface.loss, other.loss, rtol=1e-6)
+    assert len(np.unique(surface.loss)) == 9
+    assert half[0].weight.dtype == torch.bfloat16

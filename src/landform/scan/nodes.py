@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from landform.scan.engine.space import AnySpace
+from landform.scan.engine.space import AnySpace, parameters_at
 from landform.scan.places import Places
 from landform.scan.sampler import Estimate
 from landform.task import Task
@@ -42,7 +42,7 @@ def node_metrics(
         for node in tqdm(
             nodes, desc=", ".join(task.node_metrics), disable=quiet, delay=0 if progress else 1, leave=False
         ):
-            found[node] = task.node_values(subspace.at(places.h[node]))
+            found[node] = task.node_values(parameters_at(subspace, places.h[node]))
     except KeyboardInterrupt:
         pass
     heads = len(names) // len(task.node_metrics)

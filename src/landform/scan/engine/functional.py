@@ -6,7 +6,7 @@ from torch import Tensor
 
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
 from landform.scan.engine.source import Source
-from landform.scan.engine.space import AnySpace
+from landform.scan.engine.space import AnySpace, parameters_at
 from landform.task import Task
 
 
@@ -72,7 +72,7 @@ class FunctionalEngine(AbstractEngine):
             for block in source.blocks(start, stop, self._size()):
                 part = slice(block.start - start, block.stop - start)
                 for row, point in zip(num, h, strict=True):
-                    row[:, part], den[:, part] = source.task.terms_at(self._subspace.at(point), block.batch)
+                    row[:, part], den[:, part] = source.task.terms_at(parameters_at(self._subspace, point), block.batch)
         return Terms(num, den)
 
     def sums(self, h: Float64[Tensor, "points z"], start: int = 0, stop: int | None = None) -> Sums:
@@ -83,13 +83,15 @@ class FunctionalEngine(AbstractEngine):
         with source.task.mode():
             if not source.per_sample:
                 for row, point in zip(num, h, strict=True):
-                    index = source.index(start, stop)
-                    row[:], den = source.task.sums(self._subspace.at(point), index=index, batch_size=self._batch_size)
+                    parameters = parameters_at(self._subspace, point)
+                    row[:], den = source.task.sums(
+                        parameters, index=source.index(start, stop), batch_size=self._batch_size
+                    )
                 return Sums(num, den)
             for block in source.blocks(start, stop, self._size()):
                 found = den
                 for row, point in zip(num, h, strict=True):
-                    value, found = source.task.terms_at(self._subspace.at(point), block.batch)
+                    value, found = source.task.terms_at(parameters_at(self._subspace, point), block.batch)
                     row += value.sum(-1)
                 den = den + found.sum(-1)
         return Sums(num, den)
