@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
@@ -40,7 +41,7 @@ def processes():
 @pytest.fixture(scope="module")
 def cluster():
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as started,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as started,
         Client(started) as client,
     ):
         yield client
@@ -115,10 +116,9 @@ def test_an_executor_that_was_shut_down_is_said(recipe, rounds, square):
 
 
 def test_a_dask_cluster_gives_the_same_bits_and_gets_the_model_once(
-    recipe, rounds, square, here, same, cluster, tmp_path, monkeypatch
+    recipe, rounds, square, here, same, cluster, tmp_path
 ):
     log = tmp_path / "log"
-    monkeypatch.setattr(dask_side, "BATCH", 4)  # several messages
     same(measure(open_pool(recipe(log=str(log), wait=0.01), dask=cluster.scheduler.address), rounds, square), here)
     built = [line for line in log.read_text().splitlines() if line.startswith("built")]
     assert len(built) == len(set(built)) == 2
@@ -126,6 +126,25 @@ def test_a_dask_cluster_gives_the_same_bits_and_gets_the_model_once(
     assert cluster.run(lambda: len(sys.modules["landform.scan.worker"]._payloads)) == dict.fromkeys(
         cluster.scheduler_info()["workers"], 0
     )
+
+
+def test_short_items_travel_together_and_none_is_lost(recipe, rounds, square, same, cluster):
+    h = square.repeat(20, 1)
+    want = measure(HerePool(recipe()), rounds, h, tile=1)
+    sent = []
+    pool = open_pool(recipe(), dask=cluster)
+    whole = pool._client.map
+    pool._client.map = lambda function, *args, **options: sent.extend(args[1]) or whole(function, *args, **options)
+    try:
+        with pool:
+            answers = list(pool.compute([Item(k, h[k : k + 1].numpy(), 0, 7, per_sample=False) for k in range(500)]))
+    finally:
+        del pool._client.map
+    assert sorted(answer.number for answer in answers) == list(range(500))
+    assert sum(map(len, sent)) == 500
+    assert len(sent) < 100  # the first items alone, to see how long they take, then many in one
+    by_number = sorted(answers, key=lambda answer: answer.number)
+    same(np.concatenate([answer.num / answer.den for answer in by_number]), want)
 
 
 def test_a_dask_worker_killed_half_way_loses_nothing(recipe, rounds, square, here, same, cluster, tmp_path):

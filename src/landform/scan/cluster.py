@@ -1,8 +1,10 @@
 """Items on a dask cluster, of this machine or of many; needs the extra ``dask``."""
 
 import itertools
+import time
 import uuid
 import warnings
+from collections import deque
 from collections.abc import Generator, Iterable
 from importlib import import_module
 from typing import Any
@@ -11,12 +13,16 @@ from distributed import KilledWorker, WorkerPlugin
 
 from landform.errors import ExecutorError
 from landform.scan.executor import AbstractPool
-from landform.scan.worker import Answer, Factory, Item, Payload, compute, forget, keep, pin_device
+from landform.scan.worker import Answer, Factory, Item, Payload, compute_all, forget, keep, pin_device
 
 distributed: Any = import_module("distributed")  # most of it has no annotations
 CONNECT_SECONDS = 10
-BATCH = 256
-"""Items handed to the scheduler in one message, which is what makes an item cheap."""
+AHEAD = 3
+"""Bundles under way for each thread of the cluster, so that none waits for the scheduler."""
+BUNDLE_SECONDS = 0.25
+"""Work in a bundle: a message to and fro takes milliseconds of the scheduler and of the worker, whatever is in it."""
+BUNDLE_NUMBERS = 1 << 22
+"""Numbers in the answers of a bundle, for each quantity."""
 
 
 class _Deliver(WorkerPlugin):
@@ -55,7 +61,7 @@ class DaskPool(AbstractPool):
         self._own = not isinstance(cluster, distributed.Client)
         if workers is not None:
             self._local = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
             )
             self._client = distributed.Client(self._local)
         elif isinstance(cluster, distributed.Client):
@@ -75,36 +81,37 @@ class DaskPool(AbstractPool):
             raise
 
     def compute(self, items: Iterable[Item]) -> Generator[Answer]:
-        """Compute items as the scheduler places them."""
-        queue, run = iter(items), uuid.uuid4().hex[:8]
-        counter = itertools.count()
-        under_way = distributed.as_completed(with_results=True, raise_errors=False)
-        futures: dict[str, Any] = {}
-
-        def feed() -> None:
-            part = list(itertools.islice(queue, BATCH))
-            if part:
-                keys = [f"landform-{run}-{next(counter)}" for _ in part]
-                sent = self._client.map(compute, [self._key] * len(part), [None] * len(part), part, key=keys)
-                futures.update((future.key, future) for future in sent)
-                under_way.update(sent)
-
+        """Compute items as the scheduler places them; short ones travel in bundles of about `BUNDLE_SECONDS`."""
+        queue, run, number = deque(items), uuid.uuid4().hex[:8], itertools.count()
+        threads = _Threads(self._client)
+        done = distributed.as_completed()
+        futures: dict[str, tuple[Any, int]] = {}
+        spent, computed = 0.0, 0
         try:
-            while True:
-                if len(futures) <= BATCH // 2:
-                    feed()
-                if not futures:
-                    return
-                for future, found in under_way.next_batch(block=True):
-                    del futures[future.key]
-                    if future.status != "finished":
-                        raise _failed(future, found)
+            while queue or futures:
+                count = threads()
+                size = 1 if not computed else round(BUNDLE_SECONDS * computed / max(spent, 1e-9))
+                parts: list[list[Item]] = []
+                while queue and len(futures) + len(parts) < AHEAD * count + 1:
+                    fair = len(queue) // (2 * count)  # so that all workers end at about the same time
+                    parts.append(_take(queue, max(1, min(size, fair))))
+                if parts:
+                    keys = [f"landform-{run}-{next(number)}" for _ in parts]
+                    sent = self._client.map(compute_all, [self._key] * len(parts), parts, key=keys)
+                    futures |= {future.key: (future, len(part)) for future, part in zip(sent, parts, strict=True)}
+                    done.update(sent)
+                ready = done.next_batch(block=True)
+                failed = [future for future in ready if future.status != "finished"]
+                if failed:
+                    raise _failed(failed[0])
+                for future, found in zip(ready, self._client.gather(ready), strict=True):
                     if found is None:
-                        raise ExecutorError(f"worker lost its engine {self._key[:8]}; run the same call again")
-                    yield found
+                        raise ExecutorError(f"a worker has no engine {self._key[:8]}; run the same call again")
+                    spent, computed = spent + found[1], computed + futures.pop(future.key)[1]
+                    yield from found[0]
         finally:
             if futures:
-                self._client.cancel(list(futures.values()), force=True)
+                self._client.cancel([future for future, _ in futures.values()], force=True)
 
     def close(self) -> None:
         """Take the payload back, and close what was opened here."""
@@ -117,6 +124,29 @@ class DaskPool(AbstractPool):
             self._local.close()
 
 
+class _Threads:
+    """How many threads the cluster has; asked every few seconds, since clusters grow."""
+
+    def __init__(self, client: Any) -> None:
+        self._client, self._count, self._next = client, 1, 0.0
+
+    def __call__(self) -> int:
+        if time.monotonic() >= self._next:
+            self._count = max(1, sum(self._client.nthreads().values()))
+            self._next = time.monotonic() + 5
+        return self._count
+
+
+def _take(queue: "deque[Item]", most: int) -> list[Item]:
+    part, numbers = [queue.popleft()], 0
+    while queue and len(part) < most:
+        numbers += len(part[-1].h) * (part[-1].stop - part[-1].start if part[-1].per_sample else 1)
+        if numbers > BUNDLE_NUMBERS:
+            break
+        part.append(queue.popleft())
+    return part
+
+
 def _connect(address: str) -> Any:
     try:
         return distributed.Client(address, timeout=CONNECT_SECONDS)
@@ -127,14 +157,14 @@ def _connect(address: str) -> Any:
         ) from error
 
 
-def _failed(future: Any, found: Any) -> BaseException:
-    """Return the error of an item; `found` is what dask gives instead of a result, which is not always one."""
+def _failed(future: Any) -> BaseException:
+    """Return the error of an item."""
     if future.status == "cancelled":
         return ExecutorError("the dask cluster cancelled the work; is its scheduler still running?")
-    error = found[1] if isinstance(found, tuple) and len(found) == 3 else found
+    error = future.exception()
     if isinstance(error, KilledWorker):
         return ExecutorError(
             f"dask gave up on an item after several workers died at it ({error}); often they lack memory: fewer workers"
             " a machine, or a smaller batch_size="
         )
-    return error if isinstance(error, BaseException) else ExecutorError(f"an item failed on the cluster: {found!r}")
+    return error if isinstance(error, BaseException) else ExecutorError(f"an item failed on the cluster: {error!r}")

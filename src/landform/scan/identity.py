@@ -43,6 +43,7 @@ def identity(
         "model_hash": hash_of(task.model),
         "loss": task.loss_form.name,
         "loss_options": {name: str(value) for name, value in task.loss_form.options.items()},
+        "settings": {name: str(getattr(task.settings, name)) for name in ("batch_norm", "dtype", "autocast")},
         "data": f"{data.name} ({data.split})",
         "data_hash": data.hash,
         "n_samples": task.n,

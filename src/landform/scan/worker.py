@@ -3,6 +3,7 @@
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,6 +150,22 @@ def compute(key: str, data: bytes | None, item: Item) -> Answer | None:
     engine = _engines.engine
     assert engine is not None
     return answer(engine, item)
+
+
+def compute_all(key: str, items: list[Item]) -> tuple[list[Answer], float] | None:
+    """Compute several items in a worker that was given the payload.
+
+    Args:
+        key: Of the payload.
+        items: What is wanted.
+
+    Returns:
+        The answers and the seconds that they took; None as `compute`.
+    """
+    begin = time.perf_counter()
+    answers = [compute(key, None, item) for item in items]
+    found = [one for one in answers if one is not None]
+    return (found, time.perf_counter() - begin) if len(found) == len(items) else None
 
 
 def pin_device(index: int) -> None:
