@@ -3,6 +3,7 @@
 import abc
 import json
 import math
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -189,6 +190,36 @@ def _unsafe(file: Path, error: Exception) -> InputError:
         f"checkpoint {file} cannot be read as weights alone ({first}); landform runs no code from files: save"
         " model.state_dict() instead"
     )
+
+
+def write_weights(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file so that, whenever the process dies, it is there in full or not at all.
+
+    Args:
+        file: Where; a file of that name is replaced.
+        tensors: What; copies are made where memory is shared or strided, as the format has neither.
+        metadata: Words to keep with them.
+
+    Raises:
+        OSError: The disk is full or read-only.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    alone = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    seen: set[int] = set()
+    for name, value in alone.items():
+        if value.untyped_storage().data_ptr() in seen or value.untyped_storage().nbytes() != value.nbytes:
+            alone[name] = value.clone()
+        seen.add(alone[name].untyped_storage().data_ptr())
+    try:
+        save_file(alone, beside, metadata=dict(metadata or {}))
+        beside.replace(file)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def rows_of(shape: tuple[int, ...], numbers: int) -> list[slice | None]:

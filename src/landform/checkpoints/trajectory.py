@@ -1,7 +1,6 @@
 """`Trajectory`: the points that training passed, recorded in a loop or read from checkpoints on disk."""
 
 import glob
-import os
 import re
 from collections.abc import Iterable, Iterator
 from os import PathLike
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from landform.calling import own_state, unwrap
 from landform.checkpoints.checkpoint import Checkpoint, Point, checkpoint
+from landform.checkpoints.files import write_weights
 from landform.errors import ArchitectureError, InputError
 
 _RECORDED = re.compile(r"\d{6,}\.safetensors")
@@ -155,7 +155,12 @@ class Trajectory:
         point = checkpoint(kept, label=f"point {number + 1}", step=step)
         self._compare(point)
         file = self.folder / f"{number:06d}.safetensors"
-        _write(file, kept, step)
+        try:
+            write_weights(file, kept, {"step": str(step)})
+        except OSError as error:
+            raise InputError(
+                f"trajectory point {file} cannot be written: {error}; the points before it are there"
+            ) from error
         self._points.append(checkpoint(file))
 
     @property
@@ -223,20 +228,3 @@ def _listed(files: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[
 
 def _pieces(file: Path) -> list[str]:
     return [piece for piece in re.split(r"(\d+)", str(file)) if piece]
-
-
-def _write(file: Path, tensors: dict[str, Tensor], step: int) -> None:
-    """Write one point so that, whenever the process dies, it is there in full or not at all."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        save_file(tensors, beside, metadata={"step": str(step)})
-        beside.replace(file)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"trajectory point {file} cannot be written: {error}; the points before it are there"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)

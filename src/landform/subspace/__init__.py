@@ -10,6 +10,7 @@ from landform.subspace.orthogonal import cosine
 from landform.subspace.pca import pca_plane
 from landform.subspace.projection import Projection, project
 from landform.subspace.random import random_plane
+from landform.subspace.saved import load_subspace, save_subspace
 from landform.subspace.subspace import Subspace
 from landform.subspace.worst import worst_direction
 
@@ -25,9 +26,11 @@ __all__ = [
     "cosine",
     "gradient_line",
     "hessian_plane",
+    "load_subspace",
     "pca_plane",
     "plane_through",
     "project",
     "random_plane",
+    "save_subspace",
     "worst_direction",
 ]
