@@ -7,13 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from landform.scan.engine.affine import AffineEngine
+from landform.scan.engine.affine import AffineEngine, StackedEngine
 from landform.scan.engine.base import AbstractEngine
 from landform.scan.engine.functional import FunctionalEngine
+from landform.scan.engine.inplace import InplaceEngine
 from landform.scan.engine.own import UnsupportedError
 from landform.testing.zoo import KINDS, SAMPLES, build, points, space
 
-ENGINES: dict[str, Callable[..., AbstractEngine]] = {"affine": AffineEngine}
+ENGINES: dict[str, Callable[..., AbstractEngine]] = {
+    "affine": AffineEngine,
+    "stacked": StackedEngine,
+    "inplace": InplaceEngine,
+}
 TRACEABLE = [kind for kind in KINDS if kind != "branching"]
 
 

@@ -16,7 +16,7 @@ from landform.scan.executor import open_pool
 from landform.scan.identity import differ, first_values, hash_of, identity, on_device, work_of
 from landform.scan.imprints import about, describe
 from landform.scan.places import Places
-from landform.scan.plan import build_engine
+from landform.scan.plan import build_engine, engine_name
 from landform.scan.run import Run, run, tiling
 from landform.scan.sampler import AbstractSampler, FullGrid, Multilevel, sample_order
 from landform.scan.store import ScanStore
@@ -26,6 +26,8 @@ from landform.task import Task
 
 DEVICE_SPEED = 50
 """How many times the work of a CPU's tile a tile for an accelerator has."""
+SHARED = 8
+"""Points a tile at least for engines that share work between the points of a call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,8 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     if options.here:
         factory = functools.partial(_the, engine)
     del engine  # workers build their own; a second model here would only take memory
-    rule = tiling(work_of(task) / (DEVICE_SPEED if on_device(task) else 1))
+    shares = SHARED if name in ("affine", "stacked", "collapsed") else 1
+    rule = tiling(work_of(task) / (DEVICE_SPEED if on_device(task) else 1), least=shares)
     with open_pool(factory, executor=options.executor, workers=options.workers, dask=options.dask) as pool:
         done = run(sampler, pool, len(quantities), tile=rule, store=store, progress=options.progress)
     loss = task.loss_form.name
@@ -148,11 +151,6 @@ def _engine(
 
     name = str(store.agree("engine", choose)["name"])
     return (chosen[0] if chosen and engine_name(chosen[0]) == name else build(name)), name
-
-
-def engine_name(engine: AbstractEngine) -> str:
-    """Return the name by which `build_engine` knows an engine."""
-    return type(engine).__name__.removesuffix("Engine").lower()
 
 
 def _wants_tolerance(tolerance: object) -> bool:

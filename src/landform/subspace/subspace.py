@@ -159,6 +159,28 @@ class Subspace:
             for name in self.moved:
                 self._move(name, h, out[name])
 
+    def tensor(self, name: str, h: Float[Tensor, " z"]) -> Tensor:
+        """Return one parameter at a point; the numbers of `at`, bit for bit.
+
+        Args:
+            name: The parameter.
+            h: Coordinates, shape ``[z]``.
+
+        Returns:
+            A new tensor, or the origin's own where no direction moves it.
+
+        Raises:
+            InputError: As `at`.
+        """
+        self._check(h)
+        value = self.origin[name].detach()
+        if not any(name in direction for direction in self.directions):
+            return value
+        out = torch.empty_like(value)
+        with torch.no_grad():
+            self._move(name, h, out)
+        return out
+
     def replace(self, **changes: Any) -> "Subspace":
         """Return a subspace that differs in some fields, e.g. ``replace(ranges=[(-1, 1), (0, 2)])``."""
         if changes.get("ranges") is not None:

@@ -1,5 +1,6 @@
 """Reuse what does not depend on the point, and what depends on it affinely, between all points."""
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
 from landform.scan.engine.cut import Affine, Cut, Frontier
 from landform.scan.engine.own import Theta, UnsupportedError, aliases, own_copy
 from landform.scan.engine.reading import Reading
 from landform.scan.engine.source import Block, Source
+from landform.scan.engine.stacked import Early, Stack
 from landform.scan.engine.trace import classify, trace
 from landform.subspace import Subspace
 from landform.task import Task
@@ -20,8 +23,10 @@ from landform.task.running import HALF, moved
 
 CACHE = 512 << 20
 """Bytes of blocks kept ready: enough for the first samples of a multilevel scan, not for feature maps of a data set."""
-BATCH = 512
-"""Samples a block: weights are written anew for each, which 512 rows of products outweigh; values stay in cache."""
+BATCH = (32, 1024)
+"""Samples a block at least and at most: weights are written anew for each, which many rows of products outweigh."""
+NUMBERS = 1 << 20
+"""Numbers of the largest value of a block: 4 MB in float32, which caches of the second and third level hold."""
 STACK = 1 << 16
 """Output numbers that are collected before losses are computed from them, so that calls on few samples are few."""
 
@@ -33,6 +38,7 @@ class _Ready:
     block: Block
     frontier: Frontier
     reading: Reading | None = None
+    early: list[Early] | None = None
 
 
 class AffineEngine(AbstractEngine):
@@ -46,8 +52,9 @@ class AffineEngine(AbstractEngine):
         task: The task; its model must be a module that `torch.fx` can trace.
         subspace: An affine subspace.
         order: Order of the samples; None for the data's.
-        batch_size: Samples a block; None for 512.
+        batch_size: Samples a block; None for what caches hold, 32 to 1024.
         cache: Bytes of prepared blocks to keep.
+        stack: Compute many points in one call (`landform.scan.engine.stacked`), for small networks.
 
     Raises:
         UnsupportedError: The model cannot be traced or copied, or the subspace is no affine one.
@@ -72,9 +79,9 @@ class AffineEngine(AbstractEngine):
         order: Int64[Tensor, " n"] | None = None,
         batch_size: int | None = None,
         cache: int = CACHE,
+        stack: bool = False,
     ) -> None:
         self._source = Source(task, order)
-        self._batch = batch_size or BATCH
         self._limit = cache
         self._blocks: dict[tuple[int, int], _Ready] = {}
         if not isinstance(subspace, Subspace) or subspace.z == 0:
@@ -102,6 +109,23 @@ class AffineEngine(AbstractEngine):
         late = {name: value for name, value in tensors.items() if id(value) in self.cut.used}
         self._theta = Theta(late, subspace, under)
         self._lead = next((value for value in tensors.values() if value.is_floating_point()), None)
+        with torch.inference_mode(), task.mode():
+            early = self.cut.early(self._inputs(self._source.block(0, 1)))
+            self._stack = Stack(self.cut, self._theta, early) if stack else None
+            self._theta.write((0.0,) * subspace.z)
+            self.widest = self.cut.widest(early)
+        fit = 1 << max(0, NUMBERS // self.widest).bit_length() - 1 if self.widest <= NUMBERS else 1
+        self._batch = batch_size or min(max(fit, BATCH[0]), BATCH[1])
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a block."""
+        return self._batch
+
+    @property
+    def written(self) -> int:
+        """Numbers that are written at every point."""
+        return self._theta.numel
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -142,7 +166,30 @@ class AffineEngine(AbstractEngine):
         rows, sequence = along_lines(h)
         keep = range(start, stop)
         for first in range(start, stop, self._batch):
-            yield from self._points(self._ready(first, min(first + self._batch, stop), keep), rows, sequence)
+            ready = self._ready(first, min(first + self._batch, stop), keep)
+            if self._stack is None:
+                yield from self._points(ready, rows, sequence)
+            else:
+                yield from self._stacks(ready, h, self._stack)
+
+    def _stacks(self, ready: _Ready, h: Tensor, stack: Stack) -> Iterator[tuple[Block, list[int], Tensor, Tensor]]:
+        if ready.early is None:
+            ready.early = [Early(value) for value in ready.frontier.values]
+        done = 0
+        while done < len(h):
+            # the first stack is small: how wide the layers are is not known before
+            size = 1 if ready.reading is None else stack.size(ready.block.stop - ready.block.start)
+            places = list(range(done, min(done + size, len(h))))
+            outputs = stack.outputs(ready.early, h[done : done + size])
+            if ready.reading is None:
+                ready.reading = Reading(self._source, ready.block, tree_map(lambda value: value[0], outputs))
+            if ready.reading.stackable:
+                found = ready.reading.many(outputs)
+            else:
+                each = [tree_map(operator.itemgetter(number), outputs) for number in range(len(places))]
+                found = torch.stack([ready.reading.one(one) for one in each])
+            yield ready.block, places, found, ready.reading.den
+            done += len(places)
 
     def _points(
         self, ready: _Ready, rows: list[tuple[float, ...]], sequence: list[int]
@@ -196,12 +243,27 @@ class AffineEngine(AbstractEngine):
         return inputs if lead is None else moved(inputs, lead.device, lead.dtype)
 
 
+class StackedEngine(AffineEngine):
+    """`AffineEngine` that computes many points in one call, for small MLPs (`landform.scan.engine.stacked`)."""
+
+    def __init__(
+        self,
+        task: Task,
+        subspace: Subspace,
+        *,
+        order: Int64[Tensor, " n"] | None = None,
+        batch_size: int | None = None,
+        cache: int = CACHE,
+    ) -> None:
+        super().__init__(task, subspace, order=order, batch_size=batch_size, cache=cache, stack=True)
+
+
 def require_plain(task: Task) -> None:
     """Refuse a task whose evaluation is more than one call of its model in evaluation mode.
 
     Raises:
-        UnsupportedError: A function in place of a module, a step, a loss of batches, autocast, another BatchNorm policy,
-            permitted randomness, another dtype or device.
+        UnsupportedError: A function in place of a module, a step, a loss of batches, autocast, another dtype or
+            device, another BatchNorm policy, permitted randomness.
     """
     settings = task.settings
     if not isinstance(task.model, nn.Module) or task.step is not None or not task.per_sample:

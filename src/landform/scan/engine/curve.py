@@ -20,6 +20,11 @@ class CurveEngine(AbstractEngine):
         self._curve = curve
 
     @property
+    def plane(self) -> AbstractEngine:
+        """The engine for the plane, which has the name by which this one can be built again."""
+        return self._plane
+
+    @property
     def quantities(self) -> tuple[str, ...]:
         """Names of the quantities."""
         return self._plane.quantities

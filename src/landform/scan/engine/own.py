@@ -1,7 +1,7 @@
 """An engine's own copy of a model: the structure copied, the tensors shared until they are written."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -83,20 +83,29 @@ class Theta:
     def __init__(self, tensors: Mapping[str, Tensor], subspace: Subspace, names: Mapping[str, str]) -> None:
         self._groups: list[tuple[Tensor, list[Tensor], Tensor, Tensor]] = []
         self._line: tuple[float, ...] | None = None
+        self._places: list[list[tuple[int, slice, torch.Size]]] = []
+        self._matrices: list[Tensor] = []
         for dtype in dict.fromkeys(value.dtype for value in tensors.values()):
             members = {name: value for name, value in tensors.items() if value.dtype == dtype}
             origin = torch.cat([value.detach().reshape(-1) for value in members.values()])
             steps = [torch.zeros_like(origin) for _ in range(subspace.z)]
             moved = torch.empty_like(origin)
+            places = []
             place = 0
             for name, value in members.items():
                 part = slice(place, place := place + value.numel())
                 for step, direction in zip(steps, subspace.directions, strict=True):
-                    found = direction.get(names[name])
-                    if found is not None:
-                        step[part] = found.detach().reshape(-1)
+                    if names[name] in direction:
+                        step[part] = direction[names[name]].detach().reshape(-1)
                 value.data = moved[part].view(value.shape)
+                places.append((id(value), part, value.shape))
             self._groups.append((origin, steps, torch.empty_like(origin), moved))
+            self._places.append(places)
+
+    @property
+    def moved(self) -> set[int]:
+        """``id`` of every tensor that is written."""
+        return {key for places in self._places for key, _, _ in places}
 
     @property
     def numel(self) -> int:
@@ -112,17 +121,20 @@ class Theta:
             torch.add(base, steps[-1], alpha=h[-1], out=moved)
         self._line = line
 
-    def rows(self, h: Tensor) -> list[Tensor]:
-        """Return the buffers at many points at once, each ``[points, numbers]``."""
-        found = []
-        for origin, steps, _, _ in self._groups:
-            found.append(torch.addmm(origin, h.to(origin.dtype), torch.stack(steps)))
+    def rows(self, h: Tensor) -> dict[int, Tensor]:
+        """Return every moved tensor at many points at once, ``[points, *shape]``, by its ``id``."""
+        if not self._matrices:
+            self._matrices = [torch.stack(steps) for _, steps, _, _ in self._groups]
+        found: dict[int, Tensor] = {}
+        for (origin, *_), matrix, places in zip(self._groups, self._matrices, self._places, strict=True):
+            every = torch.addmm(origin, h.to(origin.dtype), matrix)
+            found |= {key: every[:, part].view(len(h), *shape) for key, part, shape in places}
         return found
 
 
-def combine(base: Tensor, steps: list[Tensor], h: tuple[float, ...], out: Tensor) -> None:
+def combine(base: Tensor, steps: Sequence[Tensor] | Tensor, h: tuple[float, ...], out: Tensor) -> None:
     """Write base + Σ_i h_i·step_i, in this order, into ``out``."""
-    if not steps:
+    if not len(steps):
         out.copy_(base)
         return
     torch.add(base, steps[0], alpha=h[0], out=out)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812  the name everyone knows
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -32,7 +33,10 @@ class Reading:
         self.stackable = _is_plain(source, block, outputs)
         if self.stackable:
             labels = block.batch.targets
-            self._labels = torch.where((labels >= 0) & (labels < outputs.shape[1]), labels, 0)[None, :, None]
+            labels = torch.where((labels >= 0) & (labels < outputs.shape[1]), labels, 0)
+            self._labels = labels[None, :, None]
+            self._sign = 1.0 - 2.0 * labels.double()
+            self._plain = bool((self.den == 1).all())
 
     def one(self, outputs: Any) -> Float64[Tensor, "quantities samples"]:
         """Return numerators at one point."""
@@ -40,17 +44,15 @@ class Reading:
 
     def many(self, outputs: Tensor) -> Float64[Tensor, "points quantities samples"]:
         """Return numerators at points, from outputs ``[points, samples, classes]``."""
-        values = outputs.double()
-        own = values.gather(2, self._labels.expand(len(values), -1, 1))[..., 0]
-        if values.shape[2] == 2:
-            gap = values.sum(2) - 2 * own
-            losses = gap.clamp(min=0) + torch.log1p(torch.exp(-gap.abs()))
+        if outputs.shape[2] == 2:  # log(1 + exp(other − own)), which F.softplus takes as other − own above 100
+            gap = torch.sub(outputs[..., 1].double(), outputs[..., 0]).mul_(self._sign)
+            losses = F.softplus(gap, threshold=100)
         else:
-            losses = torch.logsumexp(values, 2) - own
-        nums = (losses * self.den[0])[:, None]
-        finite = nums.isfinite().all(-1).all(-1)
-        if not bool(finite.all()):
-            for number in (~finite).nonzero()[:, 0].tolist():
+            values = outputs.double()
+            losses = torch.logsumexp(values, 2).sub_(values.gather(2, self._labels.expand(len(values), -1, 1))[..., 0])
+        nums = (losses if self._plain else losses.mul_(self.den[0]))[:, None]
+        if not bool(nums.sum().isfinite()):
+            for number in (~nums.isfinite()).any(-1).any(-1).nonzero()[:, 0].tolist():
                 nums[number] = self._source.task.terms(outputs[number], self._block.batch)[0]
         return nums
 

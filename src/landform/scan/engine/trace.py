@@ -67,7 +67,8 @@ def trace(model: nn.Module) -> fx.GraphModule:
         UnsupportedError: Control flow that depends on values, or anything else that a graph cannot show.
     """
     try:
-        return fx.symbolic_trace(model)
+        leaf = type(model).__module__.startswith("torch.nn") and not isinstance(model, nn.Sequential)
+        return fx.symbolic_trace(nn.Sequential(model) if leaf else model)
     except Exception as error:
         raise UnsupportedError(f"torch.fx cannot trace {type(model).__name__}: {error}") from error
 

@@ -1,0 +1,161 @@
+"""Large models: every parameter is moved when it is read, and let go of when it has been used."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor, nn
+
+from landform.scan.engine.affine import require_plain
+from landform.scan.engine.base import AbstractEngine, Sums, Terms
+from landform.scan.engine.own import UnsupportedError, aliases, own_copy
+from landform.scan.engine.source import Block, Source
+from landform.subspace import Subspace
+from landform.task import Task
+from landform.task.running import moved, takes_names
+
+
+class _Point:
+    """Where the moving parameters are now."""
+
+    def __init__(self, subspace: Subspace) -> None:
+        self.subspace = subspace
+        self.h = torch.zeros(subspace.z, dtype=torch.float64)
+
+
+class _Moving(dict[str, "nn.Parameter | None"]):
+    """A module's parameters; one that is moved is made anew at the present point whenever it is asked for.
+
+    `torch.nn.Module` looks its parameters up here, so whoever reads ``module.weight`` gets the moved one, and nobody
+    keeps it: memory is that of the parameters in use, most often a single one.
+    """
+
+    def __init__(self, own: dict[str, nn.Parameter | None], names: dict[str, str], point: _Point) -> None:
+        super().__init__(own)
+        self._names = names
+        self._point = point
+
+    def __getitem__(self, key: str) -> nn.Parameter | None:
+        name = self._names.get(key)
+        if name is None:
+            return super().__getitem__(key)
+        return self._point.subspace.tensor(name, self._point.h)  # type: ignore[return-value]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default  # noqa: SIM401
+
+    def items(self) -> Any:
+        return {key: self[key] for key in self}.items()
+
+    def values(self) -> Any:
+        return {key: self[key] for key in self}.values()
+
+
+class InplaceEngine(AbstractEngine):
+    """Runs a structural copy of the model that holds the origin's own tensors and makes moved ones as they are read.
+
+    No copy of the parameters is ever held, whatever the grid and the number of directions: beyond model and activations
+    a point takes the largest tensor that is moved (and a chunk of it for directions made from a seed). The origin is
+    only read, so there is nothing to restore, and nothing drifts.
+
+    Args:
+        task: The task.
+        subspace: An affine subspace, best with directions made from a seed.
+        order: Order of the samples; None for the data's.
+        batch_size: Samples a forward pass; None for the task's choice. Parameters are made once a pass, so larger
+            ones cost less.
+
+    Raises:
+        UnsupportedError: The model cannot be copied, or its parameters are read in a way that cannot be followed
+            (recurrent layers, scripts).
+
+    Cost:
+        One pass over the samples a point; z fused additions over the moved parameters a batch.
+
+    Example:
+        >>> origin = {"weight": torch.zeros(1, 1), "bias": torch.zeros(1)}
+        >>> line = Subspace(origin, ({"bias": torch.ones(1)},))
+        >>> task = Task(nn.Linear(1, 1), "mse", (torch.zeros(2, 1), torch.tensor([[0.0], [2.0]])))
+        >>> InplaceEngine(task, line).terms(torch.tensor([[1.0]]), 0, 2).num.tolist()  # (h − 0)², (h − 2)²
+        [[[1.0, 1.0]]]
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        subspace: Subspace,
+        *,
+        order: Int64[Tensor, " n"] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self._source = Source(task, order)
+        if not isinstance(subspace, Subspace):
+            raise UnsupportedError("only an affine subspace can be read a tensor at a time")
+        require_plain(task)
+        assert isinstance(task.model, nn.Module)
+        _require_readable(task.model)
+        model, tensors = own_copy(task.model, subspace.origin)
+        names = aliases(task.model)
+        under = {names[name]: name for name in subspace.moved}
+        if len(under) != len(subspace.moved):
+            raise UnsupportedError("tied parameters are moved under two names")
+        by_id = {id(tensors[name]): alias for name, alias in under.items()}
+        self._point = _Point(subspace)
+        for module in model.modules():
+            own = module._parameters
+            mine = {key: by_id[id(value)] for key, value in own.items() if id(value) in by_id}
+            if mine:
+                module._parameters = _Moving(own, mine, self._point)
+        self._model = model
+        self._lead = next((value for value in tensors.values() if value.is_floating_point()), None)
+        self._size = batch_size or task.batch_size()
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of the quantities."""
+        return self._source.quantities
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self._source.n
+
+    def terms(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Terms:
+        """Compute the terms of samples ``start … stop − 1`` at points; see `AbstractEngine.terms`."""
+        num = torch.empty(len(h), len(self.quantities), stop - start, dtype=torch.float64)
+        den = torch.empty(len(self.quantities), stop - start, dtype=torch.float64)
+        with torch.inference_mode(), self._source.task.mode():
+            for block, place, (value, weight) in self._run(h, start, stop):
+                part = slice(block.start - start, block.stop - start)
+                num[place, :, part], den[:, part] = value, weight
+        return Terms(num, den)
+
+    def sums(self, h: Float64[Tensor, "points z"], start: int = 0, stop: int | None = None) -> Sums:
+        """Compute sums over a range of samples; see `AbstractEngine.sums`."""
+        num = torch.zeros(len(h), len(self.quantities), dtype=torch.float64)
+        den = torch.zeros(len(self.quantities), dtype=torch.float64)
+        with torch.inference_mode(), self._source.task.mode():
+            for _, place, (value, weight) in self._run(h, start, self.n if stop is None else stop):
+                num[place] += value.sum(-1)
+                if place == 0:
+                    den += weight.sum(-1)
+        return Sums(num, den)
+
+    def _run(self, h: Tensor, start: int, stop: int) -> Iterator[tuple[Block, int, tuple[Tensor, Tensor]]]:
+        task, lead = self._source.task, self._lead
+        for block in self._source.blocks(start, stop, self._size):
+            inputs = block.batch.inputs if lead is None else moved(block.batch.inputs, lead.device, lead.dtype)
+            named = isinstance(inputs, Mapping) and takes_names(self._model, tuple(inputs))
+            for place, point in enumerate(h):
+                self._point.h = point
+                outputs = self._model(**inputs) if named else self._model(inputs)  # type: ignore[arg-type]
+                yield block, place, task.terms(outputs, block.batch)
+
+
+def _require_readable(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | torch.jit.ScriptModule):
+            raise UnsupportedError(f"{name or 'the model'} ({type(module).__name__}) keeps its parameters elsewhere")
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise UnsupportedError(f"{name or 'the model'} writes to its own weight (max_norm)")
