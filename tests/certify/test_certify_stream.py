@@ -133,4 +133,4 @@ def test_a_directed_gain_is_certified_too():
     made = lf.imprint(lf.Pattern.from_formula("ackley", resolution=8), lf.Task(model, data=data))
     assert made.subspace.moved == ("model.layers.0.post_attention_layernorm.weight",)
     assert made.certificate.kind == "certified"
-    assert made.certificate.relative_bound < 2e-3
+    assert made.certificate.relative_bound < 4e-3

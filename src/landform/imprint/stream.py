@@ -120,7 +120,7 @@ def _compile(
             return splines
 
         try:
-            program = compile_pattern(pattern, curves, form=form, dtype=dtype, tolerance=options.tolerance)
+            program = compile_pattern(pattern, curves, form=form, dtype=dtype, tolerance=options.tolerance, clear=True)
             layers = to_stream(program, room=room, hidden=hidden, per_linear=per_linear)
         except CapacityError as error:
             reasons.append(f"{form}: {error}")

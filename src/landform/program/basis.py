@@ -29,6 +29,7 @@ class Basis:
         offset: A constant per channel that keeps every partial sum ≥ 0, shape ``[channels]``: registers that are
             carried through ReLU layers must not be negative.
         error: max over the box of |kept sum − pattern|, exact.
+        clear: Whether hats shall be clearly off beyond their neighbours, for smooth activations.
     """
 
     mesh: Mesh
@@ -37,6 +38,7 @@ class Basis:
     coefficient: np.ndarray
     offset: np.ndarray
     error: float
+    clear: bool = False
 
     @property
     def size(self) -> int:

@@ -65,6 +65,7 @@ def compile_pattern(
     tolerance: float = 0.0,
     target_error: float = 1e-4,
     check: Callable[[Program], None] | None = None,
+    clear: bool = False,
 ) -> Program:
     """Compile a pattern into a program for hidden layers of given widths.
 
@@ -83,6 +84,8 @@ def compile_pattern(
         tolerance: Admitted compression error in units of the pattern; 0 keeps every hat.
         target_error: Predicted rounding (units of the pattern) below which fewer weights win over more accuracy.
         check: Raises `CapacityError` if an architecture cannot place a program, for reasons other than its units.
+        clear: Write hats that are clearly off beyond their neighbours, for smooth activations behind norms; False for
+            ReLUs, which round less without (see `landform.program.hats`).
 
     Returns:
         The program; ``notes`` say what was chosen and why.
@@ -108,7 +111,7 @@ def compile_pattern(
             f"{len(every)} hidden layers are too few: {'axis-aligned injection, ' if axis_aligned else ''}pattern and"
             " response need one each at least; use a deeper network, axis_aligned=False, or the direct form"
         )
-    candidates, reasons = _candidates(pattern, inner[:limit], per_hinge, form, schedule, dtype, tolerance, check)
+    candidates, reasons = _candidates(pattern, inner[:limit], per_hinge, form, schedule, dtype, tolerance, check, clear)
     if not candidates:
         raise CapacityError("the network does not hold this pattern: " + "; ".join(reasons))
     chosen = _choose(candidates, target_error)
@@ -138,6 +141,7 @@ def _candidates(
     dtype: torch.dtype,
     tolerance: float,
     check: Callable[[Program], None] | None,
+    clear: bool,
 ) -> tuple[list[Candidate], list[str]]:
     """Try every form and schedule asked for; return those that fit and why the others do not."""
     tries: dict[tuple[str, str], Callable[[], tuple[Open, int, float]]] = {}
@@ -154,6 +158,7 @@ def _candidates(
         basis = (
             compressed_basis(mesh, pattern.values, tolerance) if tolerance > 0 else nodal_basis(mesh, pattern.values)
         )
+        basis = replace(basis, clear=clear)
         carried = lambda w: hats_by_carrying(basis, w, per_hinge)  # noqa: E731
         again = lambda w: hats_by_recomputing(basis, w, per_hinge)  # noqa: E731
         tries["hats", "carry"] = lambda: (late(carried), basis.size, basis.error)

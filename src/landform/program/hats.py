@@ -10,6 +10,10 @@ matters: 1 + x is read from the neighbouring hinge relu(x + 1), exact wherever t
 - z = 3, 4: max-trees of depth two and three over pairs (Arora, Basu, Mianjy & Mukherjee, ICLR 2018).
 
 A hat of step q has x replaced by x/q.
+
+Read so, a hat's pre-activation is *exactly* 0 wherever its hinges are, which is nothing to a ReLU fed with exact zeros.
+A smooth activation behind a norm is fed with errors instead, and would add up those of hundreds of hats far away. There
+1 + x is read as it is (``clear``): the pre-activation of a hat is then clearly negative beyond its neighbours.
 """
 
 from collections.abc import Callable
@@ -68,8 +72,8 @@ class Block:
 class HatFamily:
     """Writes hats of a mesh with ``cells`` cells an axis, z = 1 … 4, in the registers that the module names."""
 
-    def __init__(self, cells: tuple[int, ...]) -> None:
-        self.cells = cells
+    def __init__(self, cells: tuple[int, ...], *, clear: bool = False) -> None:
+        self.cells, self.clear = cells, clear
         self.z = len(cells)
 
     @property
@@ -123,18 +127,22 @@ class HatFamily:
         zeros = np.zeros(len(key), dtype=np.int64)
         return Expression(len(key), [(f"lin{k}", zeros, np.ones(len(key)))], -key.astype(float))
 
+    def _one_plus(self, i: np.ndarray, step: np.ndarray) -> Expression:
+        """Return step + x_1: behind a ReLU (see the module), or as it is."""
+        return self.line(0, i - step) if self.clear else self.axis(0, i - step)
+
     def _only(self, mask: np.ndarray, expression: Expression) -> Expression:
         terms = [(g, np.where(mask, key, ABSENT), c * mask) for g, key, c in expression.terms]
         return Expression(expression.size, terms, expression.bias * mask)
 
     def _hats_1(self, index: np.ndarray, step: np.ndarray) -> tuple[list[dict[str, Expression]], Expression]:
         i = index[:, 0]
-        hats = Expression(len(i)).plus(self.axis(0, i - step), 1 / step).plus(self.axis(0, i), -2 / step)
+        hats = Expression(len(i)).plus(self._one_plus(i, step), 1 / step).plus(self.axis(0, i), -2 / step)
         return [], hats
 
     def _hats_2(self, index: np.ndarray, step: np.ndarray) -> tuple[list[dict[str, Expression]], Expression]:
         i, j = index.T
-        hats = Expression(len(i)).plus(self.axis(0, i - step), 1 / step)
+        hats = Expression(len(i)).plus(self._one_plus(i, step), 1 / step)
         for part in (self.axis(0, i), self.axis(1, j), self.difference(0, 1, i - j)):
             hats = hats.plus(part, -1 / step)
         return [], hats
@@ -146,7 +154,7 @@ class HatFamily:
         # max(x_1, x_2, x_3, 0) = relu(x_1) + relu(rise); min = x_1 − relu(x_1) − relu(fall)
         rise = self.line(2, k).plus(ramp).plus(self.axis(0, i), -1.0)
         fall = self.line(0, i).plus(self.axis(0, i), -1.0).plus(self.line(1, j), -1.0).plus(ramp)
-        hats = Expression(len(i)).plus(self.axis(0, i - step), 1 / step).plus(self.axis(0, i), -2 / step)
+        hats = Expression(len(i)).plus(self._one_plus(i, step), 1 / step).plus(self.axis(0, i), -2 / step)
         for name in ("rise", "fall"):
             hats = hats.plus(Expression(len(i), [(name, rows, np.ones(len(i)))]), -1 / step)
         return [{"rise": rise, "fall": fall}], hats

@@ -113,7 +113,7 @@ def hats_by_carrying(basis: Basis, widths: Sequence[Width], per_hinge: int = 1) 
     Raises:
         CapacityError: If the widths do not hold the pattern.
     """
-    family = HatFamily(basis.mesh.cells)
+    family = HatFamily(basis.mesh.cells, clear=basis.clear)
     block = family.block(basis.index, basis.step)
     carried, hinges = block.hinge_units()
     every = rooms(widths)
@@ -191,7 +191,7 @@ def hats_by_recomputing(basis: Basis, widths: Sequence[Width], per_hinge: int = 
     For z = 1, 2 the hinges of the next chunk share a layer with the hats of this one; for z = 3, 4 chunks follow each
     other in blocks of hinges, max-tree and hats. Arguments and errors as in `hats_by_carrying`.
     """
-    family = HatFamily(basis.mesh.cells)
+    family = HatFamily(basis.mesh.cells, clear=basis.clear)
     stack, z, channels = Stack(family.z), family.z, basis.channels
     state = Open(stack, [], basis.offset.copy(), "hinges made again for each of {} chunks of hats")
     done, number, count = 0, 0, 0

@@ -185,16 +185,26 @@ def _wide(matrix: sp.csr_matrix, columns: int) -> sp.csr_matrix:
 
 
 def _reordered(layers: list[_Layer], readout: sp.csr_matrix, z: int, count: int) -> tuple[list[_Layer], sp.csr_matrix]:
-    """Move h behind the first layer's ReLUs, as z signed units of it: variables are then what blocks compute."""
+    """Move h behind the first layer's ReLUs, as z signed units of it: variables are then what blocks compute.
+
+    h is kept as a multiple by the power of two with which it is read most, so that a norm's rounding, which is relative
+    to the stream, is not multiplied afterwards.
+    """
     first = layers[0].pre.shape[0] if layers else 0
     order = np.concatenate([np.arange(z, z + first), np.arange(z), np.arange(z + first, count)])
+    most = np.ones(z)
+    for matrix in [*(layer.pre for layer in layers[1:]), readout]:
+        columns = abs(matrix[:, :z]).tocsc()
+        most = np.maximum(most, columns.max(axis=0).toarray().reshape(-1))
+    scale = 2.0 ** np.floor(np.log2(most))
+    shrink = sp.diags(np.concatenate([np.ones(first), 1 / scale, np.ones(count - z - first)]))
 
     def moved(matrix: sp.csr_matrix) -> sp.csr_matrix:
-        return _wide(matrix, count)[:, order].tocsr()
+        return (_wide(matrix, count)[:, order] @ shrink).tocsr()
 
     if not layers:
-        return [_Layer(sp.identity(z, format="csr"), np.zeros(z), True, 0)], moved(readout)
-    head = sp.vstack([layers[0].pre[:, :z], sp.identity(z, format="csr")]).tocsr()
+        return [_Layer(sp.diags(scale).tocsr(), np.zeros(z), True, 0)], moved(readout)
+    head = sp.vstack([layers[0].pre[:, :z], sp.diags(scale)]).tocsr()
     out = [_Layer(head, np.concatenate([layers[0].bias, np.zeros(z)]), False, 0)]
     out += [_Layer(moved(layer.pre), layer.bias, False, layer.start) for layer in layers[1:]]
     return out, moved(readout)
