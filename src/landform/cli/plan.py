@@ -20,6 +20,7 @@ from landform.cli.terminal import Voice, say, say_json, table
 
 if TYPE_CHECKING:
     from landform.program.capacity import Capacity
+    from landform.program.room import Room
     from landform.response import AbstractResponse
 
 PLAN_EPILOGUE = """\
@@ -28,8 +29,9 @@ Example:
   landform plan --model mynet:make --resolution 64  does 64 × 64 fit there?
   landform plan --resolution 128 --epsilon 1e-5     which widths would do?
 
---json prints capacity (null without a network), fits, needed (widths and parameters, a form each) and knots (the \
-units that each epsilon takes in the last hidden layer).
+--json prints capacity (null without a network), stages (units, and registers carried beside them), more (the finest \
+resolution of a network twice as wide, or deeper by a stage), fits, needed (widths and parameters, a form each) and \
+knots (the units that each epsilon takes in the last hidden layer).
 
 Exit codes: 0 done, 2 an error, 130 interrupted."""
 
@@ -86,7 +88,7 @@ def plan(
         chosen = read_loss(loss)
         response = curve(chosen, samples, network)
     with voice.step("packing"):
-        held = capacity_of(network, widths, z=z, channels=channels, axis_aligned=axis_aligned)
+        held, more = capacity_of(network, widths, z=z, channels=channels, axis_aligned=axis_aligned)
         knots = {e: knots_for(response, e) for e in sorted({*EPSILONS, epsilon}, reverse=True)}
         shape = tuple(samples.inputs.shape[1:])
         take = needs(
@@ -96,7 +98,9 @@ def plan(
         voice.note("for more than the response curve, give --widths, --model or --resolution")
     result: dict[str, Any] = {
         "capacity": None if held is None else held.to_json(),
-        "fits": None if held is None or not wanted else holds(held, wanted, knots[epsilon]),
+        "fits": None if held is None or not wanted else holds(network, held, wanted, knots[epsilon]),
+        "stages": stages_of(network),
+        "more": more,
         "epsilon": None if held is None else attained(response, held.best.knots),
         "resolution": list(wanted),
         "needed": take,
@@ -111,18 +115,32 @@ def plan(
     return 0
 
 
-def holds(held: "Capacity", wanted: tuple[int, ...], knots: int | None) -> bool:
+def holds(network: Any, held: "Capacity", wanted: tuple[int, ...], knots: int | None) -> bool:
     """Say whether the layers hold this pattern and a response curve of that many knots."""
+    from landform.imprint.lower.network import read
     from landform.program.capacity import fits
 
+    found = None if network is None else read(network)
     return knots is not None and fits(
-        held.widths,
+        held.widths if found is None else found.rooms,
         wanted,
         knots=knots,
         channels=held.channels,
         per_hinge=held.per_hinge,
         axis_aligned=held.axis_aligned,
+        check=None if found is None else found.checker(network),
     )
+
+
+def stages_of(network: Any) -> list[dict[str, Any]]:
+    """Return what each stage of a network holds: its module, units, and registers carried beside them."""
+    from landform.imprint.lower.network import read
+
+    if network is None:
+        return []
+    found = read(network)
+    rows = zip(found.stage_names, found.rooms, strict=True)
+    return [{"module": name, "units": room.units, "beside": room.beside, "curve": room.curve} for name, room in rows]
 
 
 def cells(resolution: list[int] | None, z: int) -> tuple[int, ...]:
@@ -147,20 +165,32 @@ def curve(loss: Any, samples: Any, network: Any) -> "AbstractResponse":
 
 def capacity_of(
     network: Any, widths: list[int] | None, *, z: int, channels: int, axis_aligned: bool
-) -> "Capacity | None":
-    """Return what a network or given widths hold, or None where there are neither."""
+) -> "tuple[Capacity | None, dict[str, int]]":
+    """Return what a network or given widths hold (None where there are neither), and what more of it would.
+
+    The second is the finest resolution with every stage twice as wide, and with one more stage like the last.
+    """
+    from dataclasses import replace
+
     from landform.imprint.lower.network import read
     from landform.program.capacity import capacity
     from landform.program.room import rooms
 
-    per_hinge = 1
+    per_hinge, check = 1, None
     usable = None if widths is None else rooms(widths)
     if network is not None:
         found = read(network)
         usable, per_hinge = list(found.rooms), found.per_hinge
+        check = found.checker(network)
     if usable is None:
-        return None
-    return capacity(usable, z=z, channels=channels, per_hinge=per_hinge, axis_aligned=axis_aligned)
+        return None, {}
+
+    def held(given: "list[Room]", check: Any = None) -> "Capacity":
+        return capacity(given, z=z, channels=channels, per_hinge=per_hinge, axis_aligned=axis_aligned, check=check)
+
+    wider = [replace(room, units=2 * room.units, beside=2 * room.beside) for room in usable]
+    more = {"wider": held(wider).best.cells, "deeper": held([*usable, usable[-1]]).best.cells}
+    return held(usable, check), more
 
 
 def knots_for(response: "AbstractResponse", epsilon: float) -> int | None:
@@ -210,7 +240,18 @@ def words(result: dict[str, Any], held: "Capacity | None") -> str:
     """Return the plan as text."""
     parts = []
     if held is not None:
+        if result["stages"]:
+            lines = [
+                (s["module"], f"{s['units']:,} units" + (f", {s['beside']:,} registers beside" if s["beside"] else ""))
+                for s in result["stages"]
+            ]
+            parts.append("stages, the coordinates enter at the first\n" + table(lines, indent="  "))
         parts.append(str(held))
+        power = f"^{held.z}" if held.z > 1 else ""
+        more = result["more"]
+        parts.append(
+            f"  twice as wide: n = {more['wider']}{power}; one more stage like the last: n = {more['deeper']}{power}"
+        )
         if result["epsilon"] is not None:
             parts.append(
                 f"  with {held.best.knots} knots the response curve is within {result['epsilon']:.1e} of the range"

@@ -15,10 +15,12 @@ import torch
 from landform.errors import CapacityError, InputError
 from landform.mesh import Mesh
 from landform.program.basis import nodal_basis
-from landform.program.bend import spline_room
+from landform.program.bend import bend, spline_room
+from landform.program.program import Program
 from landform.program.room import Room, Width, rooms
 from landform.program.schedule import (
     Open,
+    closed,
     delayed,
     hats_by_carrying,
     hats_by_recomputing,
@@ -26,6 +28,7 @@ from landform.program.schedule import (
     sums_by_carrying,
 )
 
+Check = Callable[[Program], None]
 MIN_KNOTS = 4  # fewer hinges than this make no useful response curve
 FINEST = {1: 65536, 2: 1024, 3: 64, 4: 16}  # the limits of patterns
 
@@ -98,7 +101,13 @@ class Capacity:
 
 
 def capacity(
-    widths: Sequence[Width], *, z: int = 2, channels: int = 1, per_hinge: int = 1, axis_aligned: bool = True
+    widths: Sequence[Width],
+    *,
+    z: int = 2,
+    channels: int = 1,
+    per_hinge: int = 1,
+    axis_aligned: bool = True,
+    check: Check | None = None,
 ) -> Capacity:
     """Find the finest pattern that each form and schedule packs into hidden layers of given widths.
 
@@ -108,6 +117,7 @@ def capacity(
         channels: Channels of the pattern.
         per_hinge: Network units that a ReLU takes: 1, or 2 for LeakyReLU.
         axis_aligned: Whether h itself is injected (Theorem 1 as stated) or its hinges.
+        check: Raises `CapacityError` for a program that an architecture cannot place, for reasons other than its units.
 
     Returns:
         The capacity.
@@ -132,7 +142,7 @@ def capacity(
     inner = every[1:] if axis_aligned else every
     if axis_aligned and (not every or units[0] < z):
         inner = []
-    holdings = tuple(_holding(form, schedule, inner, z, channels, per_hinge) for form, schedule in _forms(z))
+    holdings = tuple(_holding(form, schedule, inner, z, channels, per_hinge, check) for form, schedule in _forms(z))
     return Capacity(units, z, channels, per_hinge, axis_aligned, holdings)
 
 
@@ -170,6 +180,7 @@ def fits(
     channels: int = 1,
     per_hinge: int = 1,
     axis_aligned: bool = True,
+    check: Check | None = None,
 ) -> bool:
     """Say whether some form and schedule packs a pattern and its response curve into given widths.
 
@@ -180,6 +191,7 @@ def fits(
         channels: Channels of the pattern.
         per_hinge: Network units that a ReLU takes.
         axis_aligned: Whether h itself is injected.
+        check: As in `capacity`.
 
     Returns:
         Whether it fits.
@@ -194,7 +206,7 @@ def fits(
     if axis_aligned and (not every or every[0].units < z):
         return False
     for form, schedule in _forms(z):
-        state = _schedule(form, schedule, tuple(cells), inner[: _before_curve(inner)], channels, per_hinge)
+        state = _schedule(form, schedule, tuple(cells), inner[: _before_curve(inner)], channels, per_hinge, check)
         if state is not None and spline_room(inner[state.layers :], channels, per_hinge) >= knots:
             return True
     return False
@@ -206,16 +218,37 @@ def _forms(z: int) -> list[tuple[str, str]]:
     return forms + {1: [("hinges", "carry")], 2: [("strips", "carry")]}.get(z, [])
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A curve of `MIN_KNOTS` knots, to see whether any can be placed."""
+
+    knots: torch.Tensor
+    coefficients: torch.Tensor
+    end: float
+
+
+def _placed(state: Open, inner: Sequence[Room], channels: int, per_hinge: int, check: Check) -> bool:
+    """Say whether an architecture can place a register with a response curve behind it."""
+    line = _Line(torch.linspace(0.25, 1.0, MIN_KNOTS), torch.ones(MIN_KNOTS), float(MIN_KNOTS))
+    try:
+        check(bend(state, [line] * channels, inner[state.layers :], per_hinge, form="", basis=0))
+    except CapacityError:
+        return False
+    return True
+
+
 def _before_curve(inner: Sequence[Room]) -> int:
     """Return how many layers the pattern may take so that one is left for the response curve."""
     able = [number for number, room in enumerate(inner) if room.curve]
     return able[-1] if able else 0
 
 
-def _holding(form: str, schedule: str, inner: Sequence[Room], z: int, channels: int, per_hinge: int) -> Holding:
+def _holding(
+    form: str, schedule: str, inner: Sequence[Room], z: int, channels: int, per_hinge: int, check: Check | None
+) -> Holding:
     def scheduled(n: int, last: int) -> Open | None:
         layers = inner[: _before_curve(inner)] if last else inner
-        return _schedule(form, schedule, (n,) * z, layers, channels, per_hinge)
+        return _schedule(form, schedule, (n,) * z, layers, channels, per_hinge, check)
 
     # units bound what can fit, so the search never compiles a pattern much larger than the network
     units = sum(room.units for room in inner)
@@ -224,7 +257,9 @@ def _holding(form: str, schedule: str, inner: Sequence[Room], z: int, channels: 
 
     def with_curve(n: int) -> bool:
         state = scheduled(n, 1)
-        return state is not None and spline_room(inner[state.layers :], channels, per_hinge) >= MIN_KNOTS
+        if state is None or spline_room(inner[state.layers :], channels, per_hinge) < MIN_KNOTS:
+            return False
+        return check is None or _placed(state, inner, channels, per_hinge, check)
 
     least = 2 if form == "strips" else 1
     cells = _largest(with_curve, least, most)
@@ -249,22 +284,29 @@ def _largest(fits: Callable[[int], bool], least: int, most: int) -> int:
 
 
 def _schedule(
-    form: str, schedule: str, cells: tuple[int, ...], widths: Sequence[Width], channels: int, per_hinge: int
+    form: str,
+    schedule: str,
+    cells: tuple[int, ...],
+    widths: Sequence[Width],
+    channels: int,
+    per_hinge: int,
+    check: Check | None = None,
 ) -> Open | None:
     """Schedule a pattern without zeros; None if it does not fit."""
     mesh = Mesh(cells)
+    place = None if check is None else lambda state: check(closed(state))
     try:
         if form == "hinges":
             axes = [np.ones((n + 1, channels)) for n in cells]
-            return delayed(lambda w: sums_by_carrying(axes, w, per_hinge), widths, len(cells))
+            return delayed(lambda w: sums_by_carrying(axes, w, per_hinge), widths, len(cells), place)
         if form == "strips":
             if min(cells) < 2:
                 return None
             flat = np.ones((*mesh.shape, channels))
-            return delayed(lambda w: strips_by_carrying(flat, w, per_hinge), widths, len(cells))
+            return delayed(lambda w: strips_by_carrying(flat, w, per_hinge), widths, len(cells), place)
         basis = nodal_basis(mesh, torch.ones(*mesh.shape, channels, dtype=torch.float64))
         pack = hats_by_carrying if schedule == "carry" else hats_by_recomputing
-        return delayed(lambda w: pack(basis, w, per_hinge), widths, len(cells))
+        return delayed(lambda w: pack(basis, w, per_hinge), widths, len(cells), place)
     except CapacityError:
         return None
 

@@ -12,10 +12,11 @@ from landform.pattern import Pattern, SumPattern
 from landform.program.basis import compressed_basis, nodal_basis
 from landform.program.bend import Curve, bend, spline_room
 from landform.program.program import Program
-from landform.program.room import Width, rooms
+from landform.program.room import Room, Width, rooms
 from landform.program.rounding import predicted_rounding
 from landform.program.schedule import (
     Open,
+    closed,
     delayed,
     hats_by_carrying,
     hats_by_recomputing,
@@ -114,18 +115,37 @@ def compile_pattern(
     candidates, reasons = _candidates(pattern, inner[:limit], per_hinge, form, schedule, dtype, tolerance, check, clear)
     if not candidates:
         raise CapacityError("the network does not hold this pattern: " + "; ".join(reasons))
-    chosen = _choose(candidates, target_error)
-    left = inner[chosen.state.layers :]
-    if curves is None:
-        stack, state = chosen.state.stack, chosen.state
-        program = stack.finish(
-            state.terms, bias=state.bias, form=chosen.form, schedule=state.schedule, basis=chosen.basis
-        )
-    else:
-        splines = curves(spline_room(left, _channels(pattern), per_hinge))
-        program = bend(chosen.state, splines, left, per_hinge, form=chosen.form, basis=chosen.basis)
+    left = list(candidates)
+    while True:
+        chosen = _choose(left, target_error)
+        try:
+            program = _finished(chosen, curves, inner[chosen.state.layers :], _channels(pattern), per_hinge)
+            if check is not None:
+                check(program)
+            break
+        except CapacityError:  # the register has a place, the curve behind it has none
+            left = [candidate for candidate in left if candidate is not chosen]
+            if not left:
+                raise
     program = replace(program, notes=_notes(candidates, chosen, dtype, target_error))
     return program if axis_aligned else program.merged()
+
+
+def _finished(
+    chosen: Candidate,
+    curves: Callable[[int], Sequence[Curve]] | None,
+    left: Sequence[Room],
+    channels: int,
+    per_hinge: int,
+) -> Program:
+    """Close a candidate: with the response curve in the layers that are left, or as it is."""
+    state = chosen.state
+    if curves is None:
+        return state.stack.finish(
+            state.terms, bias=state.bias, form=chosen.form, schedule=state.schedule, basis=chosen.basis
+        )
+    splines = curves(spline_room(left, channels, per_hinge))
+    return bend(state, splines, left, per_hinge, form=chosen.form, basis=chosen.basis)
 
 
 def _channels(pattern: Pattern | SumPattern) -> int:
@@ -147,7 +167,7 @@ def _candidates(
     tries: dict[tuple[str, str], Callable[[], tuple[Open, int, float]]] = {}
 
     def late(make: Callable[[Sequence[Width]], Open]) -> Open:
-        return delayed(make, widths, pattern.z, None if check is None else lambda state: check(_closed(state)))
+        return delayed(make, widths, pattern.z, None if check is None else lambda state: check(closed(state)))
 
     if isinstance(pattern, SumPattern) or pattern.z == 1:
         axes = _axes(pattern)
@@ -212,14 +232,9 @@ def _axes(pattern: Pattern | SumPattern) -> list[np.ndarray]:
     return [pattern.values.reshape(pattern.mesh.shape[0], -1).numpy()]
 
 
-def _closed(state: Open) -> Program:
-    """Return the program whose output is the register itself."""
-    return state.stack.finish(state.terms, bias=state.bias, form="", schedule="", basis=0)
-
-
 def _float_error(state: Open, z: int, dtype: torch.dtype) -> float:
     """Predict the rounding error of a register in ``dtype`` on a fixed sample."""
-    program = _closed(state)
+    program = closed(state)
     samples = SAMPLES if program.nonzeros < LARGE else SAMPLES // 4
     h = torch.rand(samples, z, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return predicted_rounding(program, h.to(dtype).double(), dtype)

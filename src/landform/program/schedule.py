@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from landform.errors import CapacityError
 from landform.program.basis import Basis
 from landform.program.hats import Block, HatFamily, resolve
-from landform.program.program import Layer, Stack, Units
+from landform.program.program import Layer, Program, Stack, Units
 from landform.program.room import Room, Width, rooms
 from landform.program.strips import hinge_keys, strips
 
@@ -40,6 +40,11 @@ class Open:
     def layers(self) -> int:
         """Layers used after the injection."""
         return len(self.stack.layers) - 1
+
+
+def closed(state: Open) -> Program:
+    """Return the program whose output is the register itself."""
+    return state.stack.finish(state.terms, bias=state.bias, form="", schedule="", basis=0)
 
 
 def _accumulator(state: Open, channels: int) -> Units:

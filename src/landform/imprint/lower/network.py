@@ -52,6 +52,15 @@ class Network:
         return tuple(room.units for room in self.rooms)
 
     @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Name of the module that computes the units of each hidden stage."""
+        if self.chain is None:
+            assert self.stages is not None
+            return self.stages.room_maps
+        # a stage without activation copies, and has no room of its own
+        return tuple(s.linear for n, s in enumerate(self.chain.stages) if s.slope < 1.0 or not n)
+
+    @property
     def maps(self) -> tuple[str, ...]:
         """Names of the modules that read the network's input: their weights are zero in a constant imprint."""
         if self.chain is not None:
