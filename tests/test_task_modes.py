@@ -247,3 +247,64 @@ def test_weights_enter_after_recalibration():
     kept = Data(X[Y > 0], Y[Y > 0])
     task = Task(net(), data={"train": data, "test": kept}, batch_norm="recalibrate")
     torch.testing.assert_close(task.evaluate(), task.split("test").evaluate(), rtol=1e-6, atol=0)
+
+
+class Writes(nn.Module):
+    """Changes its inputs in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(D, C)
+
+    def forward(self, x):
+        return self.layer(x.mul_(0.5))
+
+
+def test_data_are_left_alone_by_a_model_that_writes_into_its_inputs():
+    before = X.clone()
+    for options in ({}, {"step": lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="none")}):
+        task = Task(Writes(), data=(X, Y), **options)
+        wanted = F.cross_entropy(task.model.layer(X * 0.5).double(), Y)
+        with task.mode():
+            for _ in range(2):
+                torch.testing.assert_close(task.evaluate(batch_size=7), wanted.detach(), rtol=1e-6, atol=0)
+        assert torch.equal(X, before)
+
+
+def test_torchscript_is_refused():
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+        scripted = torch.jit.trace(nn.Linear(D, C), X)
+    with pytest.raises(InputError, match=r"is a TorchScript module, .*pass the module that it was scripted"):
+        Task(scripted, data=(X, Y))
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "encoder", "weight norm", "spectral norm", "compiled inside"])
+def test_layers_with_ways_of_their_own(kind):
+    class Recurrent(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer, self.out = layer(1, 6, batch_first=True), nn.Linear(6, C)
+
+        def forward(self, x):
+            return self.out(self.layer(x[..., None])[0][:, -1])
+
+    linear = nn.Linear(D, C)
+    model = {
+        "lstm": lambda: Recurrent(nn.LSTM),
+        "gru": lambda: Recurrent(nn.GRU),
+        "encoder": lambda: nn.Sequential(
+            nn.Unflatten(1, (D, 1)), nn.TransformerEncoderLayer(1, 1, 4, batch_first=True), nn.Flatten(), linear
+        ),
+        "weight norm": lambda: nn.utils.parametrizations.weight_norm(linear),
+        "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(linear),
+        "compiled inside": lambda: nn.Sequential(nn.Linear(D, D), torch.compile(linear, backend="eager")),
+    }[kind]().train()
+    task = Task(model, data=(X, Y))
+    moved = {name: value * 1.1 for name, value in model.named_parameters()}
+    got = task.evaluate(moved)
+    other = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for value in other.parameters():
+            value.mul_(1.1)
+        wanted = F.cross_entropy(other(X).double(), Y)
+    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=0)

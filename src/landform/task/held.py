@@ -64,6 +64,11 @@ class Held:
         if isinstance(model, type) or not callable(model):
             hint = f"; build it first: {model.__name__}(…)" if isinstance(model, type) else ""
             raise InputError(f"model is {model!r}; wanted a torch.nn.Module or a function of a batch{hint}")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise InputError(
+                f"model {type(model).__name__} is a TorchScript module, whose parameters cannot be set for a call; "
+                "pass the module that it was scripted or traced from"
+            )
         if step is not None and (loss is not None or not callable(step)):
             raise InputError("step= computes the loss by itself: pass a function step(model, batch), and no loss=")
         self._model = unwrap(model)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from landform.calling import Model, explain_misfit, given_state, own_state, state_at
 from landform.errors import InputError
@@ -76,6 +77,8 @@ class Session:
             self.dtype = torch.float32
         self.device = settings.device
         self._own = {name: self._placed(value) for name, value in own.items()}
+        self._named: dict[tuple[str, ...], bool] = {}
+        self._writes: bool | None = None  # whether the model changes its inputs in place; found by the first call
         self.buffers = [name for name, _ in model.named_buffers()] if isinstance(model, nn.Module) else []
 
     def _placed(self, value: Tensor) -> Tensor:
@@ -95,7 +98,7 @@ class Session:
             return state_at(self.model, parameters, None)
         given = given_state(self._own, self._alias, parameters or {})
         copies = {name: self._own[name].clone() for name in self.buffers if name not in given}
-        return self._own | copies | {name: self._placed(value) for name, value in given.items()}
+        return self._own | copies | {name: self._placed(value).detach() for name, value in given.items()}
 
     def call(self, function: Callable[..., Any], state: Mapping[str, Tensor], inputs: Any) -> Any:
         """Call the model, or a function of it, with a state in place of its own.
@@ -115,9 +118,19 @@ class Session:
         want = self.dtype if self.dtype is not None or lead is None else lead.dtype
         device = self.device if self.device is not None or lead is None else lead.device
         inputs = moved(inputs, device, want)
+        if self._writes is not False:  # the data may be the caller's own tensors
+            inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+        found = self._called(function, state, inputs, device)
+        if self._writes is None:
+            self._writes = any(isinstance(leaf, Tensor) and leaf._version > 0 for leaf in tree_leaves(inputs))
+        return found
+
+    def _called(
+        self, function: Callable[..., Any], state: Mapping[str, Tensor], inputs: Any, device: torch.device | None
+    ) -> Any:
         arguments: tuple[Any, ...] = (inputs,)
         named: dict[str, Any] = {}
-        if isinstance(inputs, Mapping) and function is self.model and takes_names(self.model, tuple(inputs)):
+        if isinstance(inputs, Mapping) and function is self.model and self._takes(tuple(inputs)):
             arguments, named = (), dict(inputs)
         try:
             with self._autocast(device):
@@ -131,6 +144,11 @@ class Session:
             if out_of_memory(error) or function is not self.model:
                 raise
             raise InputError(explain_misfit(self.model, state, inputs, error)) from error
+
+    def _takes(self, names: tuple[str, ...]) -> bool:
+        if names not in self._named:
+            self._named[names] = takes_names(self.model, names)
+        return self._named[names]
 
     @contextlib.contextmanager
     def _autocast(self, device: torch.device | None) -> Iterator[None]:
@@ -170,7 +188,7 @@ def moved(inputs: Any, device: torch.device | None, dtype: torch.dtype | None) -
             return value
         return value.to(device or value.device, dtype if dtype and value.is_floating_point() else value.dtype)
 
-    return torch.utils._pytree.tree_map(move, inputs)
+    return tree_map(move, inputs)
 
 
 def takes_names(model: Model, names: tuple[str, ...]) -> bool:
