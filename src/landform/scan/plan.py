@@ -22,7 +22,7 @@ from landform.scan.engine.space import AnySpace
 from landform.subspace import Subspace
 from landform.subspace.curve import Curve
 from landform.task import Task
-from landform.task.running import out_of_memory
+from landform.task.memory import out_of_memory
 
 EngineName = Literal["auto", "functional", "affine", "stacked", "collapsed", "inplace"]
 """Engines by name; ``"auto"`` chooses."""
