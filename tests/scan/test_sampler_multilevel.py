@@ -75,15 +75,15 @@ def test_values_are_unbiased():
     truth = loss(h).mean(1)
     draw = torch.Generator().manual_seed(5)
     errors = []
-    for seed in range(60):
+    for seed in range(30):
         order = torch.randperm(n, generator=draw)
         found = drive(Multilevel(h, (17, 17), n, ("loss",), tolerance=0.03, check=0, seed=seed), loss, n, order)
         errors.append((found.value[:, 0] - truth) * (found.samples > 0))
     errors = torch.stack(errors)
-    z = errors.mean(0) / (errors.std(0) / math.sqrt(60)).clamp_min(1e-12)
+    z = errors.mean(0) / (errors.std(0) / math.sqrt(30)).clamp_min(1e-12)
     z = z[errors.std(0) > 1e-9]
     assert len(z) > 100
-    assert float(z.abs().max()) < 4.5
+    assert float(z.abs().max()) < 5.5  # Student's t of 29, at 280 nodes
 
 
 @pytest.mark.parametrize("target", ["data", "population"])

@@ -20,7 +20,7 @@ CHUNK = 4096
 POOLED = 512
 """Up to this many samples a variance is taken to be at least that of its neighbours, times `HEAVY`."""
 
-HEAVY = 2.0
+HEAVY = 1.5
 """Factor on the neighbours' variance: all see the same prefix, and miss the same rare samples."""
 
 SMALL = 6.0
@@ -105,7 +105,7 @@ class Ledger:
         near = self.pool(level - 1, self.variance[:, q])
         return torch.where(self.tree.weights[nodes] > 0, near[self.tree.parents[nodes]], 0.0).amax(1)
 
-    def judge(self, level: int, work: Work) -> tuple[Float64[Tensor, "nodes count"], Float64[Tensor, "nodes count"]]:
+    def judge(self, level: int, work: Work) -> Float64[Tensor, "nodes count"]:
         """Estimate the variances of per-sample surpluses from a pilot.
 
         Args:
@@ -113,8 +113,8 @@ class Ledger:
             work: Its nodes, evaluated as far as the pilot goes.
 
         Returns:
-            Means over the neighbours, for planning; and what variances are taken to be at least: `HEAVY` times those,
-            or times the neighbours' on the level before (from longer prefixes) at the mean decay between levels.
+            What variances are taken to be at least: `HEAVY` times the mean of the neighbours, or of the neighbours on
+            the level before (from longer prefixes) at the mean decay from level to level.
         """
         limit = self.limit(work.nodes)
         for rung, places in work.groups():
@@ -129,7 +129,7 @@ class Ledger:
             above = self.above(level, q, work.nodes)
             decay = float(near.sum() / above.sum().clamp_min(1e-300))
             least.append(HEAVY * torch.maximum(near, decay * above))
-        return torch.stack(pooled, 1), torch.stack(least, 1)
+        return torch.stack(least, 1)
 
     def settle(self, level: int, work: Work, least: Float64[Tensor, "nodes count"] | None) -> None:
         """Turn the numbers of a level into values, errors, and what finer levels need."""

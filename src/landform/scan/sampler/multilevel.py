@@ -63,7 +63,7 @@ class Multilevel(AbstractSampler):
     samples needed fall twelve times while nodes become four times as many. Nodes with n_v = N have no sampling error.
 
     *How many samples.* Each level first gets a pilot: half of what the variances one level up let expect, at least 32.
-    From the pilot's variances, averaged over neighbours, all n_v of a level are decided once; nothing is stopped
+    From the pilot's variances, those of neighbours included, all n_v of a level are decided once; nothing is stopped
     because of what values look like. What a level may add to the variance of a *value* follows multilevel Monte Carlo:
     in proportion to √(Σ_v σ_v²) over the levels to come.
 
@@ -71,8 +71,8 @@ class Multilevel(AbstractSampler):
     every correlation of nested prefixes and inherited errors; the multipliers have the covariances of sampling from a
     finite set exactly (`landform.scan.sampler.multipliers`). The critical value is the quantile of the largest
     |error|/stderr of all evaluated nodes. Since means of few heavy-tailed numbers are not normal, variances from up to
-    512 samples are raised to twice those of neighbours, here and one level up, and no interval is narrower than a fifth
-    of the tolerance.
+    512 samples are raised to 1.5 times those of neighbours, here and one level up, and no interval is narrower than a
+    fifth of the tolerance.
 
     *Refinement.* All nodes of the coarse levels are evaluated; finer ones only where the surpluses nearby, continued
     with their measured decay, exceed a quarter of the tolerance. The others are interpolated and have no interval: what
@@ -252,8 +252,8 @@ class Multilevel(AbstractSampler):
                 break
             work = Work(nodes, self._pilot(k, nodes), len(self._names), self._steering, self._rungs)
             yield from self._climb(work)
-            pooled, least = books.judge(k, work)
-            work.goal = torch.maximum(work.goal, self._plan(k, work, pooled))
+            least = books.judge(k, work)
+            work.goal = torch.maximum(work.goal, self._plan(k, work, least))
             self._foresee(k, work)
             yield from self._climb(work)
             books.settle(k, work, least)
@@ -313,13 +313,13 @@ class Multilevel(AbstractSampler):
             goal = torch.maximum(goal, rungs_for(expected, budget, self._rungs) - 1)
         return torch.minimum(goal.clamp(0, max(self._top - 1, 0)), self._books.limit(nodes).clamp_min(0))
 
-    def _plan(self, level: int, work: Work, pooled: Float64[Tensor, "nodes count"]) -> Int64[Tensor, " nodes"]:
+    def _plan(self, level: int, work: Work, least: Float64[Tensor, "nodes count"]) -> Int64[Tensor, " nodes"]:
         """Decide, once, how many samples each node gets."""
         limit = self._books.limit(work.nodes)
         goal = torch.zeros_like(work.goal)
         for q in range(self._steering):
             own = self._books.variance[work.nodes, q].nan_to_num(nan=0.0)
-            variance = torch.maximum(pooled[:, q], 0.5 * own)
+            variance = torch.maximum(least[:, q], own)
             budget, most = self._budget(level, q, work.nodes, float(variance.sum()))
             wanted = rungs_for(variance, budget, self._rungs)
             enough = rungs_for(variance, most, self._rungs) <= limit

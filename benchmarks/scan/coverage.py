@@ -1,0 +1,221 @@
+"""Do the intervals of a multilevel scan hold as often as they say? ``python -m benchmarks.scan.coverage``.
+
+The per-sample losses of a trained network at every node of a grid are computed once. From that table a scan is answered
+again and again, each time with the samples in another random order, so that the truth is known at every node and
+a repeat takes a second. Reported for each nominal confidence:
+
+- coverage: repeats in which *all* evaluated nodes lie in their intervals, and the one-sided binomial test of "at least
+  nominal" (p below 0.01 would speak against it);
+- width: the median node's half-width over that of an oracle who knows the true standard error of every node (root mean
+  square of its errors over all repeats) and the true quantile of the largest standardised error;
+- error: the largest difference at any node of the grid, interpolated ones included, in units of the tolerance;
+- cost: sample evaluations of the full grid over those used.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+import landform as lf
+from benchmarks.report import Table, machine, machine_line
+from landform.scan.engine.base import Sums, Terms
+from landform.scan.plan import build_engine
+from landform.scan.sampler import Estimate, Multilevel, sample_order
+
+TOLERANCE = 0.005
+CONFIDENCES = (0.9, 0.95, 0.99)
+
+
+def network(name: str) -> nn.Module:
+    """Return an untrained network for digits."""
+    torch.manual_seed(0)
+    if name == "mlp":
+        return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+
+
+def trained(name: str, steps: int = 600) -> lf.Task:
+    """Train a network on digits."""
+    data = lf.load_data("digits", split="all")
+    model = network(name)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(steps):
+        pick = torch.randint(len(data.targets), (128,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(data.inputs[pick]), data.targets[pick]).backward()
+        optimizer.step()
+    return lf.Task(model, loss="cross_entropy", data=data)
+
+
+def table_of(task: lf.Task, nodes: int) -> tuple[Tensor, Tensor]:
+    """Return the nodes of the grid and the loss of every sample at each, float32 ``[nodes, samples]``."""
+    line = torch.linspace(-1, 1, nodes, dtype=torch.float64)
+    h = torch.cartesian_prod(line, line)
+    engine = build_engine(task, lf.random_plane(task, seed=0))
+    parts = [engine.terms(part, 0, task.n).num[:, 0].float() for part in torch.split(h, 64)]
+    return h, torch.cat(parts)
+
+
+def scanned(sampler: Multilevel, h: Tensor, table: Tensor, order: Tensor) -> Estimate:
+    """Answer a sampler from the table; no check points, which lie between nodes."""
+    nodes = round(math.sqrt(len(h)))
+    while (request := sampler.ask()) is not None:
+        place = ((request.h - h[0]) / (h[-1] - h[0]) * (nodes - 1)).round().long()
+        rows = table[place[:, 0] * nodes + place[:, 1]]
+        numbers = rows[:, order[request.start : request.stop]].double()[:, None]
+        ones = torch.ones(1, numbers.shape[-1], dtype=torch.float64)
+        found = Terms(numbers, ones) if request.per_sample else Sums(numbers.sum(-1), ones.sum(-1))
+        sampler.tell(request, found)
+    return sampler.estimate()
+
+
+def study(
+    h: Tensor, table: Tensor, *, strata: Tensor | None, confidence: float, repeats: int, tolerance: float = TOLERANCE
+) -> dict[str, Any]:
+    """Repeat a scan and compare its intervals with the truth."""
+    nodes, n = round(math.sqrt(len(h))), table.shape[1]
+    truth = table.double().mean(1)
+    begin, used, inside, largest = time.perf_counter(), [], [], []
+    errors, halves, measured = [], [], []
+    for repeat in range(repeats):
+        order = sample_order(n, 10_000 + repeat, strata)
+        sampler = Multilevel(
+            h, (nodes, nodes), n, ("loss",), tolerance=tolerance, confidence=confidence, check=0, seed=repeat
+        )
+        found = scanned(sampler, h, table, order)
+        error, half = found.value[:, 0] - truth, found.critical[0] * found.stderr[:, 0]
+        known = found.samples > 0
+        inside.append(bool((error[known].abs() <= half[known] + 1e-9).all()))
+        used.append(found.notes["evaluations"])
+        largest.append(float(error.abs().max()) / found.notes["loss_tolerance"])
+        errors.append(torch.where(known, error, 0.0))
+        halves.append(torch.where(known, half, torch.nan))
+        measured.append(known)
+    error, half, known = torch.stack(errors), torch.stack(halves), torch.stack(measured)
+    often = (known.double().mean(0) > 0.5) & (half.nan_to_num().amax(0) > 0)
+    true = (error.square().sum(0) / known.sum(0).clamp_min(1)).sqrt()
+    often &= true > 0
+    worst = (error.abs() / true.clamp_min(1e-300))[:, often].amax(1)
+    critical = float(torch.quantile(worst, confidence))
+    covered = sum(inside)
+    return {
+        "confidence": confidence,
+        "covered": f"{covered} of {repeats}",
+        "coverage": covered / repeats,
+        "p (at least nominal)": float(stats.binom.cdf(covered, repeats, confidence)),
+        "width / oracle's": float((half.nanmedian(0).values / (critical * true))[often].median()),
+        "median half-width / tolerance": float(half[:, often].nanmedian() / (tolerance * robust(truth))),
+        "widest / tolerance": float((half.nan_to_num().amax(1) / (tolerance * robust(truth))).median()),
+        "largest error / tolerance": max(largest),
+        "evaluations": float(torch.tensor(used).median()),
+        "cost factor": len(h) / float(torch.tensor(used).median()),
+        "seconds": time.perf_counter() - begin,
+        "worst": [float(x) for x in worst],
+    }
+
+
+def robust(values: Tensor) -> float:
+    """Return the width between the 1 % and 99 % quantiles."""
+    low, high = torch.quantile(values, torch.tensor([0.01, 0.99], dtype=torch.float64))
+    return float(high - low)
+
+
+def figure(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw coverage against nominal confidence, with the range that chance allows, and the widths."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plot, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    names = list(dict.fromkeys((row["network"], row["order"]) for row in rows))
+    for place, name in enumerate(names):
+        own = [row for row in rows if (row["network"], row["order"]) == name]
+        shift = (place - (len(names) - 1) / 2) * 0.16
+        x = [CONFIDENCES.index(row["confidence"]) + shift for row in own]
+        repeats = int(own[0]["covered"].split()[-1])
+        low, high = zip(*(interval(row["coverage"], repeats) for row in own), strict=True)
+        values = [row["coverage"] for row in own]
+        below = [v - a for v, a in zip(values, low, strict=True)]
+        above = [b - v for v, b in zip(values, high, strict=True)]
+        left.errorbar(x, values, [below, above], fmt="o", capsize=3, label=f"{name[0]}, {name[1]} order")
+        right.bar(x, [row["width / oracle's"] for row in own], 0.15, label=f"{name[0]}, {name[1]} order")
+    for k, nominal in enumerate(CONFIDENCES):
+        left.plot([k - 0.4, k + 0.4], [nominal, nominal], color="black", lw=1.2, label="nominal" if k == 0 else None)
+    left.set(ylabel="repeats in which every node is inside", title="Simultaneous coverage", ylim=(0.8, 1.01))
+    right.axhline(1, color="black", lw=1.2)
+    right.axhline(3, color="black", lw=1, ls=":")
+    right.text(-0.45, 3.03, "aim: at most 3", va="bottom", fontsize=9)
+    right.set(ylabel="median half-width / oracle's", title="Width of the intervals", ylim=(0, 3.5))
+    for axes in (left, right):
+        axes.set_xticks(range(len(CONFIDENCES)), [f"{c:.0%}" for c in CONFIDENCES])
+        axes.set_xlabel("nominal confidence")
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(fontsize=8, loc="lower right")
+    plot.savefig(path, dpi=150)
+
+
+def interval(share: float, repeats: int) -> tuple[float, float]:
+    """Return the 95 % Clopper–Pearson interval of a proportion."""
+    found = stats.binomtest(round(share * repeats), repeats).proportion_ci(0.95)
+    return float(found.low), float(found.high)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scan.coverage", description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=["mlp", "cnn"], choices=["mlp", "cnn"])
+    parser.add_argument("--orders", nargs="+", default=["balanced", "random"], choices=["balanced", "random"])
+    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--nodes", type=int, default=65)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--draw", nargs="+", type=Path, help="only draw and tabulate the rows of these JSON files")
+    options = parser.parse_args(arguments)
+    rows: list[dict[str, Any]] = []
+    for path in options.draw or ():
+        rows += json.loads(path.read_text())["rows"]
+    facts = machine()
+    for name in () if options.draw else options.networks:
+        task = trained(name)
+        h, table = table_of(task, options.nodes)
+        for order in options.orders:
+            strata = task.data.targets if order == "balanced" else None
+            for confidence in CONFIDENCES:
+                found = study(h, table, strata=strata, confidence=confidence, repeats=options.repeats)
+                rows.append({"network": name, "order": order} | found)
+                print({k: v for k, v in rows[-1].items() if k != "worst"}, flush=True)
+                options.output.mkdir(parents=True, exist_ok=True)
+                text = json.dumps({"machine": facts, "rows": rows}, indent=1)
+                (options.output / "coverage.json").write_text(text + "\n")
+    if options.draw:
+        (options.output / "coverage.json").write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
+    shown = [{k: v for k, v in row.items() if k not in ("worst", "seconds")} for row in rows]
+    notes = [
+        f"{options.nodes}×{options.nodes} nodes, 1,797 digits, tolerance {TOLERANCE:.1%} of the range.",
+        "p: one-sided binomial test of coverage at least nominal.",
+        machine_line(facts),
+    ]
+    text = Table("Coverage of multilevel scans", shown, notes).markdown()
+    (options.output / "coverage.md").write_text(text + "\n")
+    figure(rows, options.output / "coverage.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
