@@ -49,6 +49,9 @@ class Objective:
             self._index = drawn[: self.n].sort().values
         self._size = batch_size or task.batch_size()
         self._session: Session | None = None
+        first = {id(value): name for name, value in self.model.named_parameters()}
+        everything = self.model.named_parameters(remove_duplicate=False)
+        self._first = {name: first[id(value)] for name, value in everything}
 
     @contextlib.contextmanager
     def active(self, dtype: torch.dtype | None = None) -> Iterator[None]:
@@ -73,11 +76,19 @@ class Objective:
         own = session.state(None)
         return {name: own[name].detach().clone().requires_grad_() for name in names}
 
+    def _state(self, session: Session, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Put parameters, which keep their graph, in the place of the model's own."""
+        state = session.state(None)
+        for name, value in parameters.items():
+            own = state[self._first[name]]
+            state[self._first[name]] = value.to(own.device, own.dtype)
+        return state
+
     def outputs(self, parameters: Mapping[str, Tensor], batch: Batch) -> object:
         """Call the model, keeping the graph."""
         session = self._session
         assert session is not None
-        return session.call(self.model, session.state(parameters), batch.inputs)
+        return session.call(self.model, self._state(session, parameters), batch.inputs)
 
     def loss_of(self, outputs: object, batch: Batch) -> tuple[Float64[Tensor, ""], Float64[Tensor, ""]]:
         """Add up the loss of a batch from outputs; numerator and denominator."""
@@ -96,7 +107,7 @@ class Objective:
             return self.loss_of(self.outputs(parameters, batch), batch)
         session = self._session
         assert session is not None
-        found = session.call(step, session.state(parameters), batch.raw)
+        found = session.call(step, self._state(session, parameters), batch.raw)
         value = found["loss"] if isinstance(found, Mapping) else found
         if not isinstance(value, Tensor):
             raise InputError(f"step {self.task.loss_form.name} returned a {type(value).__name__}; wanted a tensor")
