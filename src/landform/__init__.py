@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from landform.data import Data, load_data
     from landform.errors import LandformError
     from landform.imprint import Imprint, imprint
+    from landform.imprint.accounting import account
     from landform.mesh import Mesh
     from landform.pattern import Pattern, SumPattern
     from landform.program.capacity import capacity
@@ -48,6 +49,7 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
     "imprint",
     "certify",
     "capacity",
+    "account",
     "Imprint",
     "Certificate",
     "Pattern",
@@ -85,6 +87,7 @@ _HOME = {
     "imprint": "landform.imprint",
     "certify": "landform.certify",
     "capacity": "landform.program.capacity",
+    "account": "landform.imprint.accounting",
     "Imprint": "landform.imprint",
     "Certificate": "landform.certify",
     "Pattern": "landform.pattern",

@@ -190,6 +190,9 @@ def check_heads(
     """
     if document.meta.get("network", "").endswith("stream"):
         return
+    if document.method != "constant":
+        _check_beside(document, network, responses)
+        return
     chain = read(network)
     outputs, sizes = [head.outputs for head in chain.heads], [r.n_outputs for r in responses]
     if outputs != sizes:
@@ -202,6 +205,32 @@ def check_heads(
     if stage is not None and not 0 <= stage < len(chain.rooms):
         raise BundleError(
             f"{layout.DOCUMENT} is corrupted: spline_stage is {stage}, the network has {len(chain.rooms)} stages"
+        )
+
+
+def _check_beside(document: "Document", network: nn.Module, responses: tuple[AbstractResponse, ...]) -> None:
+    """Compare a trained network with the channels that are recorded as the pattern's.
+
+    Raises:
+        BundleError: If they do not fit.
+    """
+    from landform.imprint.beside import trunk_of
+
+    trunk = trunk_of(read(network, document.meta.get("sample")))
+    channels = document.meta.get("channels")
+    widths = [layer.width for layer in trunk.hidden]
+    fits = isinstance(channels, list) and len(channels) == len(widths) and len(responses) == 1
+    if not fits or not all(
+        isinstance(part, list) and part and all(isinstance(c, int) and 0 <= c < width for c in part)
+        for part, width in zip(channels or [], widths, strict=True)
+    ):
+        raise BundleError(
+            f"{layout.DOCUMENT} is corrupted: its channels do not fit a network of hidden widths {widths}"
+        )
+    size = getattr(responses[0], "outputs", trunk.outputs)
+    if size != trunk.outputs:
+        raise BundleError(
+            f"the network has {trunk.outputs} outputs and the response is for {size}; a file is of another bundle"
         )
 
 

@@ -182,7 +182,7 @@ class Document(Model):
     format: Literal["landform-bundle"]
     format_version: Literal[1]
     versions: dict[str, str] = {}
-    method: Literal["constant"]
+    method: Literal["constant", "offset", "per-sample"]
     architecture: Architecture
     tensors: Annotated[dict[str, TensorSpec], Field(min_length=1)]
     model_hash: str | None = None

@@ -28,6 +28,8 @@ from landform.subspace import Subspace
 from landform.task import Task, outputs_probe
 
 DEFAULT_EPSILON = 1e-4
+AMPLE = 1 << 40
+"""Units of a layer that is made as wide as needed (Theorem 2)."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def _with_capacity(
     bounds: tuple[float, float],
 ) -> CapacityError:
     """Return the error with what the network holds and which widths would do."""
-    if widths is None or isinstance(pattern, SumPattern):
+    if widths is None or isinstance(pattern, SumPattern) or widths[0].units >= AMPLE:
         return error
     channels = pattern.channels or 1
     held = capacity(widths, z=pattern.z, channels=channels, per_hinge=per_hinge, axis_aligned=options.axis_aligned)

@@ -54,6 +54,11 @@ class Imprint:
         return self.pattern.z
 
     @property
+    def reads_input(self) -> bool:
+        """Whether the network still reads its input (Theorem 2), so that only all samples tell its loss."""
+        return bool(self.meta.get("method", "constant") != "constant")
+
+    @property
     def parameters(self) -> int:
         """Number of parameters of the network."""
         return sum(p.numel() for p in self.model.parameters())

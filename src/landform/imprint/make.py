@@ -9,12 +9,13 @@ from landform.errors import InputError, unknown_name
 from landform.imprint.constant import Options, imprint_constant, need_data
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.stream import has_stream
+from landform.imprint.offset import imprint_offset
 from landform.imprint.stream import imprint_stream
 from landform.pattern import Pattern, SumPattern
 from landform.program.compile import Form, Schedule
 from landform.task import Task
 
-METHODS = ("constant",)
+METHODS = ("constant", "offset")
 
 
 def imprint(
@@ -32,6 +33,7 @@ def imprint(
     convex: bool = False,
     loss: Any = None,
     other: Any = None,
+    units: str = "widen",
     certify: bool = True,
 ) -> Imprint:
     """Make a network whose loss over z weight-space directions is a pattern, with a certificate.
@@ -43,7 +45,8 @@ def imprint(
         pattern: T, or what `Pattern.parse` takes (``"cat.png"``, ``"text:HELLO"``, ``"qr:…"``, ``"formula:ackley"``).
         task: Model, loss and data. Anything that `landform.data.load_data` takes instead of a `Task` (``"digits"``,
             ``(X, y)``) means a network built to fit, with ``loss``.
-        method: ``"constant"``: Theorem 1 of arXiv 1912.07559, an input-independent network.
+        method: ``"constant"``: Theorem 1 of arXiv 1912.07559, an input-independent network. Theorem 2, in a trained
+            network: ``"offset"``: its outputs are moved, its loss is the floor.
         range: (lo, hi) in loss units, where pattern values 0 and 1 go. ``"auto"``: lo just above the least loss that an
             input-independent output can have, hi = lo + 1.
         epsilon: Largest admitted error of the response curve as a fraction of the range; chooses the number of knots.
@@ -58,6 +61,9 @@ def imprint(
         convex: Declare a loss of your own convex; then its bound counts as proved, under that assumption.
         loss: Where ``task`` is data: the loss, as `Task` takes it; None means cross-entropy. A `Task` has its own.
         other: A second data set: ``range="auto"`` then starts where level sets transfer to it.
+        units: Theorem 2: where the pattern's channels come from. ``"widen"``: every layer gets more, the trained
+            weights stay bit for bit. ``"reserve"``: the least useful ones of the given widths, at some loss of
+            accuracy.
         certify: Prove the bound now. False leaves ``certificate`` None, for instance to time the compilation.
 
     Returns:
@@ -100,7 +106,11 @@ def imprint(
     if not isinstance(task, Task) and callable(task) and hasattr(task, "parameters"):
         raise InputError("task is a model without data; wrap it: lf.Task(model, loss='cross_entropy', data=(X, y))")
     options = Options(range, epsilon, form, schedule, axis_aligned, direct, tolerance, convex)
-    if isinstance(task, Task) and isinstance(task.model, nn.Module) and has_stream(task.model):
+    if method != "constant":
+        if not isinstance(task, Task):
+            raise InputError(f"method='{method}' needs a trained network: lf.Task(model, loss=…, data=…)")
+        made = imprint_offset(pattern, need_data(task), options, units)
+    elif isinstance(task, Task) and isinstance(task.model, nn.Module) and has_stream(task.model):
         made = imprint_stream(pattern, need_data(task), options, other)
     elif isinstance(task, Task):
         made = imprint_constant(pattern, task, need_data(task), options, other)

@@ -19,6 +19,7 @@ from landform.response.gaussian_nll import GaussianNLL
 from landform.response.generic import CallableResponse
 from landform.response.mse import MeanSquaredError
 from landform.response.multi_margin import MultiMargin
+from landform.response.offset import OffsetResponse
 from landform.response.poisson_nll import PoissonNLL
 from landform.response.robust import Robust
 
@@ -45,6 +46,8 @@ _FAMILIES: dict[str, type[AbstractResponse]] = {
     "poisson_nll": PoissonNLL,
     "gaussian_nll": GaussianNLL,
 }
+_BESIDE: dict[str, type[AbstractResponse]] = {"offset": OffsetResponse}
+"""Responses of trained networks (Theorem 2), which labels alone do not give."""
 LOSSES = tuple(_BUILD)
 """Names of the losses with a proved response."""
 
@@ -175,7 +178,7 @@ def response_from_state(
         True
     """
     name = str(config.get("name"))
-    known = [*LOSSES, "callable"]
+    known = [*LOSSES, "callable", *_BESIDE]
     if name not in known:
         raise unknown_name("loss", name, known)
     matrix = np.asarray(statistics)
@@ -183,8 +186,10 @@ def response_from_state(
         raise InputError(
             f"the statistics of {name} must be a finite float64 matrix, got {matrix.dtype} {list(matrix.shape)}"
         )
-    if name == "callable":
-        response: AbstractResponse = CallableResponse.from_state(config, matrix, loss)
+    if name in _BESIDE:
+        response: AbstractResponse = _BESIDE[name].from_state(config, matrix)
+    elif name == "callable":
+        response = CallableResponse.from_state(config, matrix, loss)
     else:
         response = _FAMILIES[name].from_state(config, matrix)
     if response.n_outputs != config.get("outputs"):

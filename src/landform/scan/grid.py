@@ -183,7 +183,7 @@ def _surface(
 ) -> "xarray.Dataset":
     """Measure on one data set."""
     begin = time.perf_counter()
-    if isinstance(subject, Imprint) and options.plain:
+    if isinstance(subject, Imprint) and options.plain and not subject.reads_input:
         found = measure_imprint(subject, places, data=data, check=options.check, progress=options.progress)
         samples = torch.full((len(places.h),), found.attrs["n_samples"])
         samples[found.done :] = 0

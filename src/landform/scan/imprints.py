@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from landform.data import Data, load_data
+from landform.imprint.accounting import offset_transfer
 from landform.imprint.collapsed import BATCH, losses_at, outputs_at
 from landform.imprint.imprint import Imprint
 from landform.response import Transfer, respond_like, transfer
@@ -101,6 +102,8 @@ def promised(imprint: Imprint, places: Places, heads: int, other: Data | None) -
     target = target.expand(-1, heads).clone()
     if other is None:
         return target
+    if imprint.reads_input:
+        return offset_transfer(imprint, other).remap(target)
     maps = _transfers(imprint, other)
     return torch.stack([m.remap(column) for m, column in zip(maps, target.T, strict=True)], dim=1)
 

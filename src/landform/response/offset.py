@@ -1,0 +1,248 @@
+"""Theorem 2, offset: the loss of a trained network as a function of how far its outputs are moved along one ray."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from landform.errors import DataError, InputError
+from landform.response.base import AbstractResponse
+from landform.response.solve import solve_rise
+
+OFFSET_LOSSES = ("cross_entropy", "mse", "bce_with_logits")
+"""Losses with an offset response."""
+_CHUNK = 1 << 22
+FEW = 64
+TABLE = 4096
+REACH = 4.0
+"""Rise of the loss that is tabulated; what lies above is computed as it comes."""
+
+
+@final
+class OffsetResponse(AbstractResponse):
+    """ρ(s) = 1/W Σ_i w_i ℓ(f(x_i) + s·v, y_i): outputs f of a trained network, moved by s along v.
+
+    p here is the signal s alone (one output). ρ is convex where ℓ is, ρ(0) is the trained loss, and v is chosen so
+    that ρ'(0) ≥ 0: s = 0 is the least of all s ≥ 0.
+
+    The statistics are one row a sample: its weight, f(x_i), and its target (a label, or a number an output).
+
+    Args:
+        statistics: As above.
+        loss: One of `OFFSET_LOSSES`.
+        ray: v, one number an output.
+        magnitudes: max over samples of Σ_k |w_ck||x_k| + |b_c| in the last layer, one an output: what rounding of the
+            trained part is measured by.
+    """
+
+    def __init__(self, statistics: np.ndarray, *, loss: str, ray: list[float], magnitudes: list[float]) -> None:
+        if loss not in OFFSET_LOSSES:
+            raise InputError(f"offset covers {', '.join(OFFSET_LOSSES)}, got {loss}")
+        table = torch.from_numpy(np.array(statistics, dtype=np.float64))
+        self.outputs = len(ray)
+        self.of = loss
+        self.v = torch.tensor(ray, dtype=torch.float64)
+        self.magnitudes = torch.tensor(magnitudes, dtype=torch.float64)
+        self.logits = table[:, 1 : 1 + self.outputs]
+        self.targets = table[:, 1 + self.outputs :]
+        self.share = table[:, 0] / table[:, 0].sum()
+        if loss == "cross_entropy":
+            self._labels = self.targets[:, 0].long()
+            self._p = self.logits.softmax(dim=1)
+            self._lead = float(self.share @ self.v[self._labels])
+        floor = float(self.share @ self.sample_losses(torch.zeros(1, dtype=torch.float64))[0])
+        super().__init__(
+            name="offset",
+            unit="loss" if loss == "mse" else "nat",
+            floor_name="trained loss",
+            statistics=statistics,
+            options={"loss": loss, "ray": list(ray), "magnitudes": list(magnitudes)},
+            best=torch.zeros(1, dtype=torch.float64),
+            output=0,
+            floor=floor,
+            assumptions=("away from the pattern the network computes the outputs stored with it, bit for bit",),
+        )
+
+    @classmethod
+    def build(
+        cls, logits: Tensor, targets: Tensor, loss: str, magnitudes: Tensor, weights: Tensor | None = None
+    ) -> "OffsetResponse":
+        """Choose v and build the response.
+
+        v starts as one output, the rarest class present (of MSE and BCE: the first), and loses its part along the mean
+        residual r = ∇_p mean ℓ, so that ρ'(0) = ⟨v, r⟩ = 0. Where that leaves a ray along which the loss does not rise
+        (two classes: only their difference matters), it stays as it was, with the sign that makes ρ'(0) ≥ 0.
+
+        Args:
+            logits: f(x_i), ``[n, outputs]``.
+            targets: Targets as the loss takes them.
+            loss: One of `OFFSET_LOSSES`.
+            magnitudes: See the class.
+            weights: One weight a sample.
+
+        Returns:
+            The response.
+
+        Raises:
+            DataError: If targets and outputs do not fit.
+        """
+        n, size = logits.shape
+        table = targets.double().reshape(n, -1)
+        share = torch.ones(n, dtype=torch.float64) if weights is None else weights.double()
+        if loss == "cross_entropy" and (targets.is_floating_point() or table.shape[1] != 1):
+            raise DataError(f"offset needs class indices for cross-entropy, got targets of shape {list(targets.shape)}")
+        if loss == "cross_entropy" and (int(targets.max()) >= size or int(targets.min()) < 0):
+            raise DataError(f"labels run from {int(targets.min())} to {int(targets.max())} for {size} outputs")
+        if loss != "cross_entropy" and table.shape[1] != size:
+            raise DataError(f"targets have {table.shape[1]} numbers a sample and the network {size} outputs")
+        rows = torch.cat([share[:, None], logits.double(), table], dim=1).numpy()
+        first, residual = _residual(logits.double(), table, share / share.sum(), loss)
+        v = torch.zeros(size, dtype=torch.float64)
+        v[first] = 1.0
+        square = float(residual @ residual)
+        projected = v - (float(residual[first]) / square) * residual if square > 0 else v
+        if float(projected[first]) > 1e-3:
+            projected = projected / projected[first]
+            spread = float(projected.max() - projected.min()) if loss == "cross_entropy" else 1.0
+            if size > 1 and spread > 1e-3:
+                return cls(rows, loss=loss, ray=projected.tolist(), magnitudes=magnitudes.double().tolist())
+        v *= 1.0 if float(residual[first]) >= 0 else -1.0
+        return cls(rows, loss=loss, ray=v.tolist(), magnitudes=magnitudes.double().tolist())
+
+    @classmethod
+    def from_state(cls, config: Mapping[str, Any], statistics: np.ndarray) -> "OffsetResponse":
+        """Rebuild from `config` and `statistics`.
+
+        Args:
+            config: What `config` returned.
+            statistics: What `statistics` returned.
+
+        Returns:
+            An equal response.
+        """
+        options = config["options"]
+        if not isinstance(options.get("ray"), list) or statistics.shape[1] < 2 + len(options["ray"]):
+            raise InputError(f"an offset response of {statistics.shape} statistics lacks targets or a ray")
+        return cls(statistics, **options)
+
+    def on(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> "OffsetResponse":
+        """Return ρ̃ of another data set: the same ray, its own outputs and targets.
+
+        Args:
+            logits: The same network's outputs there.
+            targets: Its targets.
+            weights: One weight a sample.
+
+        Returns:
+            Its response; ρ̃'(0) may be negative.
+        """
+        n = len(logits)
+        share = torch.ones(n, dtype=torch.float64) if weights is None else weights.double()
+        rows = torch.cat([share[:, None], logits.double(), targets.double().reshape(n, -1)], dim=1).numpy()
+        return OffsetResponse(rows, loss=self.of, ray=self.v.tolist(), magnitudes=self.magnitudes.tolist())
+
+    def sample_losses(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, "points samples"]:
+        """Return every sample's loss at signals s: ℓ(f(x_i) + s·v, y_i)."""
+        moved = self.logits + s[:, None, None] * self.v
+        if self.of == "mse":
+            return (moved - self.targets).square().mean(dim=2)
+        if self.of == "bce_with_logits":
+            return (torch.nn.functional.softplus(moved) - self.targets * moved).mean(dim=2)
+        chosen = moved.gather(2, self._labels.expand(len(s), -1)[:, :, None])[:, :, 0]
+        return moved.logsumexp(dim=2) - chosen
+
+    def start(self) -> float:
+        """Return ρ'(0)."""
+        return float(self._slope_of(torch.zeros(1, dtype=torch.float64))[0])
+
+    def lipschitz(self, noise: Float64[Tensor, " outputs"], highest: float) -> float:
+        """Bound how far a loss of at most ``highest`` moves when every output moves by at most ``noise``."""
+        if self.of == "cross_entropy":
+            return 2 * float(noise.max())
+        if self.of == "bce_with_logits":
+            return float(noise.mean())
+        size = float(noise.square().mean())
+        return 2 * float(np.sqrt(size * max(highest, 0.0))) + size
+
+    def _loss(self, outputs: Float64[Tensor, "points outputs"]) -> Float64[Tensor, " points"]:
+        return self.floor + torch.cat([self._rise_of(part) for part in self._parts(outputs[:, 0])])
+
+    def _rise(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
+        if len(s) <= FEW:
+            return torch.cat([self._rise_of(part) for part in self._parts(s)])
+        return self._interpolated(s)[0]
+
+    def _slope(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
+        if len(s) <= FEW:
+            return torch.cat([self._slope_of(part) for part in self._parts(s)])
+        return self._interpolated(s)[1]
+
+    def _interpolated(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rise and slope by cubic Hermite interpolation between exact ones, to some 1e-11: to choose knots by.
+
+        Whatever proves or measures goes through `loss`, which is exact.
+        """
+        node, rise, slope = self._table
+        inside = s.clamp(max=float(node[-1]))
+        step = float(node[1] - node[0])
+        cell = (inside / step).long().clamp(max=len(node) - 2)
+        t = inside / step - cell
+        a, b, p, q = rise[cell], rise[cell + 1], slope[cell] * step, slope[cell + 1] * step
+        bend, twist = b - a - p, q - p
+        value = a + t * (p + t * ((3 * bend - twist) + t * (twist - 2 * bend)))
+        grown = (p + t * (2 * (3 * bend - twist) + 3 * t * (twist - 2 * bend))) / step
+        beyond = s > node[-1]
+        if bool(beyond.any()):
+            value[beyond] = torch.cat([self._rise_of(part) for part in self._parts(s[beyond])])
+            grown[beyond] = torch.cat([self._slope_of(part) for part in self._parts(s[beyond])])
+        return value.clamp(min=0.0), grown
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        reach = torch.ones(1, dtype=torch.float64)
+        while float(self._rise_of(reach)[0]) < REACH and float(reach) < 512:
+            reach = 2 * reach
+        node = torch.linspace(0.0, float(reach), TABLE + 1, dtype=torch.float64)
+        rise = torch.cat([self._rise_of(part) for part in self._parts(node)])
+        return node, rise, torch.cat([self._slope_of(part) for part in self._parts(node)])
+
+    def _parts(self, s: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(s, max(1, _CHUNK // (len(self.share) * (1 if self.of == "cross_entropy" else self.outputs))))
+
+    def _rise_of(self, s: Tensor) -> Tensor:
+        if self.of == "mse":
+            residual = self.share @ (self.logits - self.targets)
+            return (2 * s * (residual @ self.v) + s.square() * self.v.square().sum()) / self.outputs
+        if self.of == "bce_with_logits":
+            return (self.sample_losses(s) - self.sample_losses(torch.zeros_like(s[:1]))) @ self.share
+        grown = torch.expm1(s * self.v[:, None])  # [outputs, points]
+        return self.share @ torch.log1p(self._p @ grown) - s * self._lead
+
+    def _slope_of(self, s: Tensor) -> Tensor:
+        if self.of == "mse":
+            residual = self.share @ (self.logits - self.targets)
+            return 2 * (residual @ self.v + s * self.v.square().sum()) / self.outputs
+        if self.of == "bce_with_logits":
+            moved = self.logits + s[:, None, None] * self.v
+            return ((torch.sigmoid(moved) - self.targets) * self.v).mean(dim=2) @ self.share
+        grown = torch.exp(s * self.v[:, None])
+        return self.share @ ((self._p @ (self.v[:, None] * grown)) / (self._p @ grown)) - self._lead
+
+    def _unrise(self, rise: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
+        return solve_rise(self._rise, self._slope, rise, base=self.floor)
+
+
+def _residual(logits: Tensor, table: Tensor, share: Tensor, loss: str) -> tuple[int, Tensor]:
+    """Return the output that the ray starts as, and the gradient of the mean loss over a constant added to outputs."""
+    if loss == "cross_entropy":
+        labels = table[:, 0].long()
+        counts = torch.bincount(labels, weights=share, minlength=logits.shape[1])
+        first = int(torch.where(counts > 0, counts, float("inf")).argmin())
+        return first, share @ (logits.softmax(dim=1) - torch.nn.functional.one_hot(labels, logits.shape[1]))
+    if loss == "mse":
+        return 0, 2 * (share @ (logits - table)) / logits.shape[1]
+    return 0, share @ (torch.sigmoid(logits) - table) / logits.shape[1]
