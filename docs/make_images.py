@@ -131,13 +131,18 @@ def figure1() -> None:
         save(figure, "figure1", dpi=90, colours=None)
 
 
-def by_example(example: str, name: str) -> None:
+def landscape() -> None:
+    """Draw the loss around a trained network, by the example."""
+    by_example("landscape", "landscape", colours=None, width=1100)
+
+
+def by_example(example: str, name: str, *, colours: int | None = 256, width: int = 1240) -> None:
     """Run an example and keep its picture."""
     sys.path.insert(0, str(EXAMPLES))
     main = __import__(example).main
     with tempfile.TemporaryDirectory() as folder:
         main(["--out", folder])
-        write((Path(folder) / f"{name}.png").read_bytes(), name)
+        write((Path(folder) / f"{name}.png").read_bytes(), name, width=width, colours=colours)
 
 
 def save(figure: object, name: str, dpi: int = 120, colours: int | None = 256) -> None:
@@ -167,6 +172,7 @@ PICTURES: dict[str, Callable[[], None]] = {
     "response": response,
     "transfer": transfer,
     "figure1": figure1,
+    "landscape": landscape,
 }
 
 if __name__ == "__main__":

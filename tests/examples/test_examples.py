@@ -24,7 +24,7 @@ def opens(file: Path) -> bool:
 
 
 def test_there_is_a_test_for_every_example() -> None:
-    tested = {"figure1", "own_network", "photo_and_qr", "transfer"}
+    tested = {"figure1", "landscape", "own_network", "photo_and_qr", "transfer", "transformer"}
     assert {file.stem for file in EXAMPLES.glob("*.py")} == tested
 
 
@@ -72,6 +72,26 @@ def test_own_network(tmp_path: Path) -> None:
     assert found["equal"]
     assert found["largest"] <= found["bound"] < 1e-3
     assert opens(tmp_path / "own_network.png")
+
+
+def test_landscape(tmp_path: Path) -> None:
+    found = example("landscape")(["--quick", "--out", str(tmp_path)])
+    assert found["explained"] > 0.9
+    assert found["saved"] > 2
+    assert found["half_width"] < 0.05 * found["start"]
+    assert found["end"] < 0.6 * found["start"]
+    assert 0.02 < found["spread"] < 1
+    assert opens(tmp_path / "landscape.png")
+    assert opens(tmp_path / "seeds.png")
+
+
+def test_transformer(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    found = example("transformer")(["--quick", "--out", str(tmp_path)])
+    assert found["explained"] > 0.8
+    assert found["least"] <= found["end"] + 0.05
+    assert found["passes"] == 25
+    assert opens(tmp_path / "transformer.png")
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def say_where(surface: "xarray.Dataset", meta: Mapping[str, Any]) -> "xarray.Dat
         >>> flat = build_surface(grid_places(1, 2), torch.ones(2, 1).double(), samples=samples, unit="nat", attrs={})
         >>> found = say_where(flat, {"kind": "pca", "explained_variance": [0.75], "off_plane": [0.0]})
         >>> found.attrs["subspace"], found.h1.direction
-        ({'kind': 'pca', 'explained_variance': [0.75]}, 'component 1, 75 % of the variance')
+        ({'kind': 'pca', 'explained_variance': [0.75]}, 'component 1, 75 %')
     """
     if not meta:
         return surface
@@ -202,7 +202,7 @@ def _direction(number: int, meta: Mapping[str, Any]) -> str:
     if kind == "random":
         return "random direction"
     if shares is not None and number < len(shares):
-        return f"component {number + 1}, {100 * shares[number]:.3g} % of the variance"
+        return f"component {number + 1}, {100 * shares[number]:.3g} %"
     if values is not None and number < len(values):
         return f"eigenvector {number + 1}, λ = {values[number]:.3g}"
     return str(kind) if kind in ("gradient", "worst") else ""

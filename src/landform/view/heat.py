@@ -128,12 +128,28 @@ def draw_cells(
 
 def color_bar(ax: "matplotlib.axes.Axes", drawn: Any, label: str, *, extend: str = "neither") -> Any:
     """Draw a colour bar exactly as high as the map beside it (where the figure has a layout that makes room)."""
+    from matplotlib.colors import LogNorm
+
     roomy = ax.figure.get_layout_engine() is not None
     place: dict[str, Any] = {"cax": ax.inset_axes((1.035, 0.0, 0.045, 1.0))} if roomy else {"ax": ax, "fraction": 0.046}
     bar = ax.figure.colorbar(drawn, extend=extend, **place)
     bar.set_label(label)
+    if isinstance(drawn.norm, LogNorm):
+        _plain_ticks(bar.ax.yaxis)
     bar.outline.set_linewidth(0.5)
     return bar
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Write 0.3 on a logarithmic axis, rather than 3·10⁻¹."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
 
 
 def scale(values: Floats, log: bool, clip: tuple[float | int, float | int] | None) -> Any:

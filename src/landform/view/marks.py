@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landform.view.read import Floats, edges
-from landform.view.style import QUIET
+from landform.view.style import QUIET, below
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -70,10 +70,8 @@ def mark_nodes(
         text = f"measured: {shown:,} of {total:,} nodes, the others interpolated"
         handles.append(Line2D([], [], label=text, **look))
     if handles and notes:
-        ax.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(0.0, -0.14), borderaxespad=0.0, labelcolor=QUIET,
-            handletextpad=0.6,
-        )  # fmt: skip
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, 0.0), "bbox_transform": below(ax)}
+        ax.legend(handles=handles, borderaxespad=0.0, labelcolor=QUIET, handletextpad=0.6, **place)
 
 
 def status_of(surface: "xarray.Dataset", names: tuple[str, ...]) -> NDArray[np.int64] | None:

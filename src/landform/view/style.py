@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from landform.errors import InputError
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import matplotlib.figure
     import xarray
 
@@ -91,6 +92,19 @@ def new_figure(width: float | int, height: float | int) -> "matplotlib.figure.Fi
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     FigureCanvasAgg(figure)
     return figure
+
+
+def below(ax: "matplotlib.axes.Axes", points: float = 36.0) -> Any:
+    """Return the transform of axes fractions moved down by some points: room for ticks and label, whatever the height.
+
+    Example:
+        >>> ax = new_figure(2, 2).add_subplot()
+        >>> (ax.transAxes.transform((0, 0)) - below(ax, 36.0).transform((0, 0))).tolist()  # 110 dots an inch
+        [0.0, 50.0]
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    return ax.transAxes + ScaledTranslation(0.0, -points / 72, ax.figure.dpi_scale_trans)
 
 
 def plain(text: str, limit: int = 64) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from landform.errors import InputError
 from landform.view.heat import heat
 from landform.view.read import Floats
-from landform.view.style import QUIET, quiet_style
+from landform.view.style import QUIET, below, quiet_style
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -138,9 +138,10 @@ def draw_path(
     outside = int(((x < ends[0][0]) | (x > ends[0][1]) | (y < ends[1][0]) | (y > ends[1][1])).sum())
     title = " · ".join([*([label] if label else []), *([f"{outside} of {len(x)} outside"] if outside else [])])
     before = ax.get_legend()
-    legend = ax.legend(handles=handles, title=title or None, ncols=len(handles), loc="upper left", labelcolor=QUIET,
-                       bbox_to_anchor=(0.0, -0.14 if before is None else -0.22), borderaxespad=0.0, columnspacing=1.0,
-                       handletextpad=0.3, alignment="left", title_fontsize=8)  # fmt: skip
+    down = 36.0 if before is None else 36.0 + 14.0 * len(before.get_texts())
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, 0.0), "bbox_transform": below(ax, down)}
+    look = {"labelcolor": QUIET, "columnspacing": 1.0, "handletextpad": 0.3, "alignment": "left", "title_fontsize": 8}
+    legend = ax.legend(handles=handles, title=title or None, ncols=len(handles), borderaxespad=0.0, **look, **place)
     if before is not None:
         ax.add_artist(before)
     legend.set_in_layout(True)
