@@ -131,6 +131,55 @@ def figure1() -> None:
         save(figure, "figure1", dpi=90, colours=None)
 
 
+def directions() -> None:
+    """Draw a path in its principal plane, the worst direction beside random ones, and a curve round a wall."""
+    from torch import nn
+
+    from landform.view.trajectory import draw_path
+
+    data = lf.load_data("digits")
+
+    def train(seed: int) -> tuple[nn.Module, lf.Trajectory]:
+        torch.manual_seed(seed)
+        model, path = nn.Sequential(nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 10)), lf.Trajectory()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.8)
+        for step in range(201):
+            if step in (0, 1, 2, 3, 4, 6, 8) or step % 10 == 0:
+                path.record(model, step)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(data.inputs), data.targets).backward()
+            optimizer.step()
+        return model, path
+
+    (model, path), (other, _) = train(0), train(1)
+    task = lf.Task(model, data=data)
+    plane = lf.pca_plane(path)
+    with quiet_style():
+        figure = new_figure(11.4, 3.5)
+        left, middle, right = figure.subplots(1, 3)
+        heat(lf.scan(task, plane, grid=41, progress=False), ax=left, log=True, title="training, in its principal plane")
+        draw_path(left, lf.project(plane, path))
+        worst = lf.worst_direction(task, radius=0.3, beside=0)
+        for k in range(8):
+            line = lf.scan(task, lf.random_plane(task, z=1, seed=k), grid=41, ranges=[(-0.6, 0.6)], progress=False)
+            middle.plot(line.h1, line.loss, color=GREY, linewidth=0.8, label="random" if not k else None)
+        line = lf.scan(task, worst, grid=41, ranges=[(-0.6, 0.6)], progress=False)
+        middle.plot(line.h1, line.loss, color=RED, label="worst at 0.3")
+        middle.set(
+            xlabel="h, in lengths of the filters", ylabel="loss (nat)", yscale="log", title="directions through it"
+        )
+        middle.legend()
+        curve = lf.bezier(task, model, other, steps=400, rate=0.03)
+        heat(lf.scan(task, curve.plane, grid=41, progress=False), ax=right, log=True, title="between two networks")
+        t = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None]
+        x, y = curve.coordinates(t).T
+        right.plot(x, y, color="white", linewidth=1.6)
+        right.plot([0, 0], [0, 1], color="white", linewidth=1.0, linestyle="--")
+        right.plot([0, 0], [0, 1], "o", color="white", markeredgecolor="black", markersize=5)
+        right.set(xlabel="towards the control point", ylabel="towards the other network")
+        save(figure, "directions", dpi=105)
+
+
 def landscape() -> None:
     """Draw the loss around a trained network, by the example."""
     by_example("landscape", "landscape", colours=None, width=1100)
@@ -173,6 +222,7 @@ PICTURES: dict[str, Callable[[], None]] = {
     "transfer": transfer,
     "figure1": figure1,
     "landscape": landscape,
+    "directions": directions,
 }
 
 if __name__ == "__main__":

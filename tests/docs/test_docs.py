@@ -25,6 +25,7 @@ RUNNING = {
     "docs/reference.md": 1,
     "docs/measure.md": 6,
     "docs/coming-from.md": 1,
+    "docs/directions.md": 6,
     "docs/tasks.md": 8,
     "docs/phantoms.md": 2,
 }

@@ -2,7 +2,7 @@
 
 A parameter is drawn in *tiles* of some ten thousand numbers (whole filters of it), each from a counter-based generator
 (Philox) with the hash of (seed, direction, place of the parameter, tile) for its key. So any tile can be made again
-without the others, and in float64 by a method that does not depend on the processor.
+without the others. NumPy's normal numbers do not depend on a processor's vector instructions, as PyTorch's do.
 """
 
 import hashlib
