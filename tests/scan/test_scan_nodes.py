@@ -1,10 +1,12 @@
 """What a scan measures beside the loss: metrics of samples, of points, and several data sets in one call."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import landform as lf
+from landform.errors import InputError
 from landform.subspace import Subspace
 
 X, Y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
@@ -74,3 +76,26 @@ def test_half_precision_weights_make_no_stairs():
     np.testing.assert_allclose(surface.loss, other.loss, rtol=1e-6)
     assert len(np.unique(surface.loss)) == 9
     assert half[0].weight.dtype == torch.bfloat16
+
+
+def test_data_are_left_alone_by_a_model_that_writes_into_its_inputs():
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(x.mul_(0.5))
+
+    before = X.clone()
+    task = lf.Task(Writes(), data=(X, Y))
+    surface = lf.scan(task, lf.random_plane(task, z=1, seed=0), grid=3)
+    assert torch.equal(X, before)
+    wanted = lf.Task(task.model.layer, data=(X / 2, Y)).evaluate()
+    np.testing.assert_allclose(surface.loss[1], wanted, rtol=1e-6)
+
+
+def test_why_some_samples_are_not_enough_is_said():
+    task = lf.Task(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), data=(X, Y), batch_norm="batch")
+    with pytest.raises(InputError, match=r"batch_norm='batch' makes statistics of many samples part of each loss, so"):
+        lf.scan(task, lf.random_plane(task, z=1, seed=0), grid=3, subset=5)

@@ -197,6 +197,8 @@ def _choose(task: Task, subspace: AnySpace, options: dict[str, Any]) -> tuple[Ab
     plain = FunctionalEngine(task, subspace, **options)
     if not isinstance(subspace, Subspace) or not task.settings.plain:
         return plain, "not an affine subspace" if task.settings.plain else "the task's settings ask for it"
+    if task.writes_inputs:
+        return plain, "the model changes its inputs in place"
     moved = sum(subspace.origin[name].numel() for name in subspace.moved)
     if moved >= LARGE:
         try:

@@ -162,8 +162,8 @@ def _sampler(task: Task, quantities: tuple[str, ...], places: Places, options: O
     sampled = options.subset is not None or _wants_tolerance(options.tolerance) or options.target == "population"
     if sampled and not task.per_sample:
         raise InputError(
-            f"loss {task.loss_form.name} gives one number a batch, so nothing can be said from some samples; let"
-            " it return one value a sample (reduction='none'), or leave out tolerance=, subset= and target="
+            f"{task.obstacle}, so nothing can be said from some samples; let the loss be one value a sample, or leave"
+            " out tolerance=, subset= and target="
         )
     if _wants_tolerance(options.tolerance):
         return _multilevel(task, quantities, places, options), True

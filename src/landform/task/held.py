@@ -40,6 +40,7 @@ class Held:
         "_separable",
         "_session",
         "_settings",
+        "_size",
         "_splits",
         "_step",
         "_stepped",
@@ -102,6 +103,7 @@ class Held:
         self._name = name or str(getattr(self._model, "__name__", type(self._model).__name__))
         self._heads: tuple[str, ...] | None = None
         self._separable: bool | None = None
+        self._size: int | None = None
         self._findings: tuple[Finding, ...] | None = None
         self._calibration = self._data
         self._stepped: tuple[str, ...] | None = None

@@ -78,7 +78,7 @@ class Session:
         self.device = settings.device
         self._own = {name: self._placed(value) for name, value in own.items()}
         self._named: dict[tuple[str, ...], bool] = {}
-        self._writes: bool | None = None  # whether the model changes its inputs in place; found by the first call
+        self.writes: bool | None = None  # whether the model changes its inputs in place; found by the first call
         self.buffers = [name for name, _ in model.named_buffers()] if isinstance(model, nn.Module) else []
 
     def _placed(self, value: Tensor) -> Tensor:
@@ -118,11 +118,11 @@ class Session:
         want = self.dtype if self.dtype is not None or lead is None else lead.dtype
         device = self.device if self.device is not None or lead is None else lead.device
         inputs = moved(inputs, device, want)
-        if self._writes is not False:  # the data may be the caller's own tensors
+        if self.writes is not False:  # the data may be the caller's own tensors
             inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
         found = self._called(function, state, inputs, device)
-        if self._writes is None:
-            self._writes = any(isinstance(leaf, Tensor) and leaf._version > 0 for leaf in tree_leaves(inputs))
+        if self.writes is None:
+            self.writes = any(isinstance(leaf, Tensor) and leaf._version > 0 for leaf in tree_leaves(inputs))
         return found
 
     def _called(

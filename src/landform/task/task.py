@@ -122,8 +122,28 @@ class Task(Caller):
         False for a loss or step that gives one number a batch, where samples are coupled by BatchNorm or otherwise, and
         where statistics are recalibrated.
         """
-        coupled = {finding.name for finding in self.findings()} & {"batch_norm", "coupled"}
-        return self.separable and self.frozen and not coupled
+        return self.obstacle is None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Say why some samples do not estimate the whole (`per_sample` is False); None where they do."""
+        if not self.separable:
+            return f"loss {self._resolved.name} gives one number a batch"
+        if not self.frozen:
+            return f"batch_norm={self._settings.batch_norm!r} makes statistics of many samples part of each loss"
+        coupled = [finding for finding in self.findings() if finding.name in ("batch_norm", "coupled")]
+        return f"the loss of a sample depends on its batch (allow={coupled[0].name!r})" if coupled else None
+
+    @property
+    def writes_inputs(self) -> bool:
+        """Whether the model changes its inputs in place; it then gets copies, and engines leave it whole."""
+        if self._step is not None:
+            return False  # engines leave steps whole anyway
+        with self.mode():
+            self._peek(self.batch(slice(0, min(2, self.n))))
+            session = self._session
+            assert session is not None
+            return bool(session.writes)
 
     def findings(self) -> tuple[Finding, ...]:
         """Probe, once, for what would make the surface another one in every pass (`landform.task.findings.probe`)."""
@@ -477,10 +497,12 @@ class Task(Caller):
         """
         if self._step is not None:
             return DEFAULT_BATCH
-        batch = self.batch(slice(0, min(2, self.n)))
-        heads = self.split_heads(self._peek(batch), batch)
-        largest = max(output[0].numel() for output in heads.values())
-        return max(1, min(DEFAULT_BATCH, MAX_NUMBERS // max(largest, 1)))
+        if self._size is None:
+            batch = self.batch(slice(0, min(2, self.n)))
+            heads = self.split_heads(self._peek(batch), batch)
+            largest = max(output[0].numel() for output in heads.values())
+            self._size = max(1, min(DEFAULT_BATCH, MAX_NUMBERS // max(largest, 1)))
+        return self._size
 
     def _no_terms(self) -> InputError:
         return InputError(
