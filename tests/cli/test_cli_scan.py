@@ -137,6 +137,21 @@ def test_checkpoints_are_projected_on_any_plane(run, own):
     assert attrs["off_plane"][1] > 0.01
 
 
+@pytest.mark.parametrize(
+    ("name", "z", "words_of"),
+    [("hessian", 2, "eigenvalues"), ("gradient", 1, "1 direction"), ("worst", 1, "1 direction")],
+)
+def test_planes_of_the_loss_itself(run, own, name, z, words_of):
+    if name == "hessian":
+        pytest.importorskip("curvlinops")
+    ran = run(*words(own, "--plane", name, "--grid", 3, "--json"))
+    assert ran.code == 0, ran.err
+    assert ran.json["grid"] == [3] * z
+    assert words_of in ran.json["plane"]
+    middle = opened().loss.values.reshape(-1)[3**z // 2] if float(opened().h1[1]) == 0 else opened().loss.values[0]
+    assert middle == pytest.approx(float(task(own[2]).evaluate()), rel=1e-5)
+
+
 def test_between_two_and_three_checkpoints(run, own):
     ends = ("ckpt/step-1.pt", "ckpt/step-100.pt")
     assert run(*words(own, "--plane", "between", "--checkpoints", *ends, "--grid", 3, "--range", 0, 1)).code == 0

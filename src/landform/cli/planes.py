@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landform.task import Task
 
-PLANES = ("random", "pca", "between", "hessian", "gradient")
+PLANES = ("random", "pca", "between", "hessian", "gradient", "worst")
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ _BUILDERS: dict[str, Callable[["Task", PlaneOptions], Any]] = {
     "between": _between,
     "hessian": _by_name("hessian_plane"),
     "gradient": _by_name("gradient_line"),
+    "worst": _by_name("worst_direction"),
 }
 
 

@@ -59,7 +59,8 @@ def scan(
             group=_WHERE,
             metavar="NAME",
             help="Around your own network: random (the default), pca (of --checkpoints), between (the line through two"
-            " --checkpoints, the plane through three), hessian (largest curvature), gradient.",
+            " --checkpoints, the plane through three), hessian (largest curvature), gradient, worst (the"
+            " steepest way up).",
         ),
     ] = None,
     checkpoints: Annotated[

@@ -17,7 +17,10 @@ from landform.scan.sampler.base import Estimate
 if TYPE_CHECKING:
     import xarray
 
-LOG_LOSSES = ("cross_entropy", "nll", "bce_with_logits", "poisson_nll", "gaussian_nll")
+LOG_LOSSES = (
+    *("cross_entropy", "nll", "bce_with_logits", "poisson_nll", "gaussian_nll"),
+    *("token_cross_entropy", "causal_lm"),
+)
 """Losses that are negative logarithms of a probability, so their unit is the nat."""
 
 MEASURED, INTERPOLATED, MISSING, NOT_FINITE = 0, 1, 2, 3
