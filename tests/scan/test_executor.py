@@ -82,6 +82,41 @@ def test_executors_that_forget_everything_are_noticed(recipe, rounds, square, he
     assert pool._lacking <= 4
 
 
+class Job:
+    """What submitit calls a future: it has done() and result(), and knows nothing of the standard library's."""
+
+    def __init__(self, function, *args):
+        self.call, self.asked = (function, args), 0
+
+    def done(self):
+        self.asked += 1
+        return self.asked > 2
+
+    def result(self):
+        function, args = self.call
+        return function(*args)
+
+    def cancel(self):
+        pass
+
+
+def test_futures_of_other_kinds_are_asked_in_turn(recipe, rounds, square, here, same):
+    class Jobs:
+        def submit(self, function, *args):
+            return Job(function, *args)
+
+    same(measure(open_pool(recipe(), executor=Jobs()), rounds, square), here)
+
+
+def test_code_that_a_worker_cannot_import_is_said(rounds, square, cluster, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def factory():\n    raise AssertionError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here
+
+    with pytest.raises(ExecutorError, match=r"a worker cannot import .*only_here.*client.upload_file"):
+        measure(open_pool(only_here.factory, executor=cluster), rounds, square)
+
+
 def test_a_process_that_dies_is_said(recipe, rounds, square, tmp_path):
     log = tmp_path / "log"
     context = multiprocessing.get_context("spawn")

@@ -18,6 +18,7 @@ from landform.errors import InputError, StoreError
 from landform.scan import run as runner
 from landform.scan import tasks
 from landform.scan.engine.functional import FunctionalEngine
+from landform.scan.executor import AbstractPool, HerePool
 
 
 def perceptron():
@@ -147,6 +148,47 @@ def test_a_subset_has_intervals(task, plane, whole):
     many = measure(task, plane, target="population")
     np.testing.assert_allclose(many.loss, whole.loss, rtol=1e-12)
     assert (many.loss_stderr > 0).all()
+
+
+class Stop(AbstractPool):
+    """This process, until so many tiles are computed."""
+
+    left = 0
+
+    def __init__(self, factory):
+        self.inner = HerePool(factory)
+
+    def compute(self, items):
+        for answer in self.inner.compute(items):
+            if Stop.left == 0:
+                raise KeyboardInterrupt
+            Stop.left -= 1
+            yield answer
+
+
+def test_a_scan_to_a_tolerance_goes_on_where_it_was_interrupted(task, plane, tmp_path, monkeypatch):
+    def fine(**options):
+        return lf.scan(task, plane, grid=33, tolerance=0.05, seed=2, **options)
+
+    whole = fine()
+    assert whole.attrs["sample_evaluations"] < 0.6 * 33**2 * 200
+    monkeypatch.setattr(tasks, "open_pool", lambda factory, **_: Stop(factory))
+    points, stored = [], []
+    for tiles in (20, 8, 8):
+        Stop.left = tiles
+        with pytest.warns(UserWarning, match="interrupted: .* of 1089 points are measured"):
+            part = fine(store=tmp_path / "s")
+        points.append(int((part.samples > 0).sum()))
+        stored.append(part.attrs["stored_evaluations"])
+        assert part.attrs["complete"] is False
+    assert 0 < points[0] <= points[1] <= points[2]
+    assert stored[0] == 0 < stored[1] < stored[2]
+    monkeypatch.undo()
+    monkeypatch.setattr(runner, "TILE_WORK", 1e6)
+    done = fine(store=tmp_path / "s")
+    for name in ("loss", "loss_stderr", "loss_lower", "loss_upper", "samples", "status"):
+        np.testing.assert_array_equal(done[name], whole[name], err_msg=name)
+    assert done.attrs["complete"] is True
 
 
 def test_train_and_test_come_out_of_one_call(task, plane, whole, tmp_path):

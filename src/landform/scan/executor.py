@@ -4,7 +4,8 @@ import abc
 import concurrent.futures
 import contextlib
 import os
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any, Self
@@ -106,8 +107,7 @@ class FuturesPool(AbstractPool):
         waiting[future] = (item, full)
 
     def _collect(self, waiting: dict[Any, tuple[Item, bool]]) -> Generator[Answer]:
-        done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
-        for future in done:
+        for future in _first(waiting):
             item, full = waiting.pop(future)
             try:
                 found = future.result()
@@ -167,6 +167,17 @@ def open_pool(
             f"{given[0]}= needs dask, which is not installed; pip install 'landform[dask]', or pass executor=…"
         ) from error
     return DaskPool(factory, workers=workers, cluster=dask)
+
+
+def _first(waiting: Mapping[Any, object]) -> list[Any]:
+    """Wait for the first futures; those that are not of the standard library (submitit's jobs) are asked in turn."""
+    if all(isinstance(future, concurrent.futures.Future) for future in waiting):
+        return list(concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED).done)
+    pause = 0.01
+    while not (done := [future for future in waiting if future.done()]):
+        time.sleep(pause)
+        pause = min(1.0, 1.5 * pause)
+    return done
 
 
 def _client_of(executor: object) -> object | None:

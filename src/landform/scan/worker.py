@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from landform.errors import ExecutorError
 from landform.scan.engine.base import AbstractEngine
 
 Factory = Callable[[], AbstractEngine]
@@ -143,13 +144,24 @@ def compute(key: str, data: bytes | None, item: Item) -> Answer | None:
         recipe = data if data is not None else _payloads.get(key)
         if recipe is None:
             return None
-        import cloudpickle
-
         _engines.engine = None  # the old one's memory, before the new one takes its own
-        _engines.key, _engines.engine = key, cloudpickle.loads(recipe)()
+        _engines.key, _engines.engine = key, _load(recipe)()
     engine = _engines.engine
     assert engine is not None
     return answer(engine, item)
+
+
+def _load(recipe: bytes) -> Factory:
+    import cloudpickle
+
+    try:
+        factory: Factory = cloudpickle.loads(recipe)
+    except ImportError as error:
+        raise ExecutorError(
+            f"a worker cannot import what the model, the loss or the data need ({error}); install it there, put its"
+            " folder on PYTHONPATH where the workers start, or with dask: client.upload_file('my_module.py')"
+        ) from error
+    return factory
 
 
 def compute_all(key: str, items: list[Item]) -> tuple[list[Answer], float] | None:
