@@ -27,6 +27,7 @@ RUNNING = {
     "docs/coming-from.md": 1,
     "docs/directions.md": 6,
     "docs/tasks.md": 8,
+    "docs/cluster.md": 3,
     "docs/phantoms.md": 2,
     "docs/statistics.md": 1,
 }
