@@ -55,7 +55,7 @@ def test_attributes_say_what_it_is(quadratic, digits_imprint):
         assert name in surface.attrs
     assert surface.attrs["loss"] == "mse"
     assert surface.attrs["model"] == "Linear"
-    assert surface.attrs["engine"] in ("affine", "functional")
+    assert surface.attrs["engine"] in ("affine", "collapsed", "functional", "stacked")
     assert surface.attrs["evaluations"] == 4
     assert "torch" in surface.attrs["versions"]
     made = scan(digits_imprint, grid=3)

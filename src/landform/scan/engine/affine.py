@@ -175,14 +175,16 @@ class AffineEngine(AbstractEngine):
     def _stacks(self, ready: _Ready, h: Tensor, stack: Stack) -> Iterator[tuple[Block, list[int], Tensor, Tensor]]:
         if ready.early is None:
             ready.early = [Early(value) for value in ready.frontier.values]
+        if ready.reading is None:
+            # how wide the layers are is not known before; the point is computed again with the others, so that digits
+            # do not depend on what was computed before, in this process or by another worker
+            outputs = stack.outputs(ready.early, h[:1])
+            ready.reading = Reading(self._source, ready.block, tree_map(lambda value: value[0], outputs))
         done = 0
         while done < len(h):
-            # the first stack is small: how wide the layers are is not known before
-            size = 1 if ready.reading is None else stack.size(ready.block.stop - ready.block.start)
+            size = stack.size(ready.block.stop - ready.block.start)
             places = list(range(done, min(done + size, len(h))))
             outputs = stack.outputs(ready.early, h[done : done + size])
-            if ready.reading is None:
-                ready.reading = Reading(self._source, ready.block, tree_map(lambda value: value[0], outputs))
             if ready.reading.stackable:
                 found = ready.reading.many(outputs)
             else:
