@@ -83,7 +83,6 @@ def _network(name: str, points: int, size: int) -> list[dict[str, object]]:
                 rows.append(
                     {"network": name, "parameters": sum(p.numel() for p in net.parameters()), "holds n": finest} | made
                 )
-                print(rows[-1], flush=True)
     return rows
 
 
@@ -144,15 +143,26 @@ def _figures(points: int, size: int) -> Table:
     for n, form, dtype in ((64, "strips", torch.float64), (36, "hats", torch.float32)):
         net = networks.resnet18().to(dtype)
         made = lf.imprint(_pattern(n), lf.Task(net, data=(inputs.to(dtype), labels)), form=form, direct=True)
-        worst = _signal_error(made, inputs[:1].to(dtype), points)
+        worst, top = _signal_error(made, inputs[:1].to(dtype), points)
         rows.append(
-            {"n": n, "form": form, "dtype": str(dtype).removeprefix("torch."), "signal error": worst}
+            {
+                "n": n,
+                "form": form,
+                "dtype": str(dtype).removeprefix("torch."),
+                "signal error": worst,
+                "of the register": worst / top,
+            }
             | {"rounding proved (loss)": made.certificate.rounding, "gap between nodes": made.certificate.curve}
         )
-    return Table("ResNet-18, the pattern alone (direct form)", rows, ["signal: the emitted logit against P1 of ρ⁻¹(T)"])
+    return Table(
+        "ResNet-18, the pattern alone (direct form)",
+        rows,
+        ["signal: the emitted logit against P1 of ρ⁻¹(T); of the register: as a fraction of the largest signal"],
+    )
 
 
-def _signal_error(made: lf.Imprint, inputs: Tensor, points: int) -> float:
+def _signal_error(made: lf.Imprint, inputs: Tensor, points: int) -> tuple[float, float]:
+    """Return the largest error of the emitted signal, and the signal's largest value."""
     response, (lo, hi) = made.response, made.range
     signals = response.inverse((lo + (hi - lo) * made.pattern.values).reshape(-1))
     top = float(signals.max())
@@ -169,4 +179,4 @@ def _signal_error(made: lf.Imprint, inputs: Tensor, points: int) -> float:
         output = torch.func.functional_call(made.model, state, (inputs,)).detach().double()[0, ray]
         signal = float(output - response.best[ray]) / float(response.ray[ray])
         worst = max(worst, abs(signal - top * float(wanted(point.double()[None])[0])))
-    return worst
+    return worst, top

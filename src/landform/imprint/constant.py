@@ -203,11 +203,11 @@ def _compile(
             return compiled(pattern, curves), splines, False
         except CapacityError as error:
             if options.direct is False or options.epsilon is not None or isinstance(pattern, SumPattern):
-                raise _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds) from None
+                raise _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds, check) from None
             try:
                 program = compiled_direct(pattern)
             except CapacityError:
-                raise _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds) from None
+                raise _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds, check) from None
             note = "no layer is left for the response curve: direct form, exact at nodes"
             return replace(program, notes=(*program.notes, note)), [], True
     if isinstance(pattern, SumPattern):
@@ -237,12 +237,15 @@ def _with_capacity(
     options: Options,
     response: AbstractResponse,
     bounds: tuple[float, float],
+    check: Callable[[Program], None] | None,
 ) -> CapacityError:
     """Return the error with what the network holds and which widths would do."""
     if widths is None or isinstance(pattern, SumPattern) or widths[0].units >= AMPLE:
         return error
     channels = pattern.channels or 1
-    held = capacity(widths, z=pattern.z, channels=channels, per_hinge=per_hinge, axis_aligned=options.axis_aligned)
+    held = capacity(
+        widths, z=pattern.z, channels=channels, per_hinge=per_hinge, axis_aligned=options.axis_aligned, check=check
+    )
     form = "strips" if options.form == "auto" and pattern.z == 2 and min(pattern.resolution) > 1 else options.form
     form = "hats" if form == "auto" else form
     knots = fit_spline(response, *bounds, epsilon=options.epsilon or DEFAULT_EPSILON).units

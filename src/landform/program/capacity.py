@@ -294,17 +294,18 @@ def _schedule(
 ) -> Open | None:
     """Schedule a pattern without zeros; None if it does not fit."""
     mesh = Mesh(cells)
+    generic = np.random.default_rng(0)  # values without structure: a flat pattern would need fewer registers
     place = None if check is None else lambda state: check(closed(state))
     try:
         if form == "hinges":
-            axes = [np.ones((n + 1, channels)) for n in cells]
+            axes = [generic.random((n + 1, channels)) for n in cells]
             return delayed(lambda w: sums_by_carrying(axes, w, per_hinge), widths, len(cells), place)
         if form == "strips":
             if min(cells) < 2:
                 return None
-            flat = np.ones((*mesh.shape, channels))
+            flat = generic.random((*mesh.shape, channels))
             return delayed(lambda w: strips_by_carrying(flat, w, per_hinge), widths, len(cells), place)
-        basis = nodal_basis(mesh, torch.ones(*mesh.shape, channels, dtype=torch.float64))
+        basis = nodal_basis(mesh, torch.from_numpy(0.1 + generic.random((*mesh.shape, channels))))
         pack = hats_by_carrying if schedule == "carry" else hats_by_recomputing
         return delayed(lambda w: pack(basis, w, per_hinge), widths, len(cells), place)
     except CapacityError:
