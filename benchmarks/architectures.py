@@ -39,6 +39,11 @@ CASES: dict[str, dict[str, Any]] = {
 
 def run(names: Sequence[str], points: int, size: int) -> list[Table]:
     """Measure resolution, error, bound and cost of each network."""
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
+        return _tables(names, points, size)
+
+
+def _tables(names: Sequence[str], points: int, size: int) -> list[Table]:
     rows = [row for name in names for row in _network(name, points, size)]
     notes = [
         (
