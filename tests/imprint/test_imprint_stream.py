@@ -161,3 +161,13 @@ def test_structure_is_found_in_the_numbers():
     assert found.mlps[0].gate is not None
     assert found.final.kind == "rms"
     assert find_stream(encoder("relu")[0], torch.randn(2, 7, 8)).mlps[1].activation == "relu"
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "token_cross_entropy", "causal_lm"])
+def test_the_loss_of_a_language_model_is_that_of_its_tokens(loss):
+    model, (inputs, following) = gpt2()
+    data = (inputs, inputs if loss == "causal_lm" else following)
+    made = lf.imprint(rough(8), lf.Task(model, loss=loss, data=data))
+    surface = lf.scan(made, grid=5, check=3)
+    assert surface.attrs["checked_difference"] < 1e-6  # all tokens of all sequences through the network
+    assert float(abs(surface.difference).max()) < 3e-4

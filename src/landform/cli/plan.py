@@ -44,7 +44,9 @@ def plan(
     model: Annotated[
         str | None,
         Parameter(
-            group=NETWORK_GROUP, metavar="MODULE:FACTORY", help="Your own function or class that makes a network."
+            group=NETWORK_GROUP,
+            metavar="MODULE:FACTORY|hf:PATH",
+            help="Your own function or class that makes a network, or a folder of transformers.",
         ),
     ] = None,
     widths: Widths = None,
@@ -87,8 +89,15 @@ def plan(
         network = None if model is None else read_model(model)
         chosen = read_loss(loss)
         response = curve(chosen, samples, network)
+    from landform.imprint.lower.stream import has_stream
+
+    transformer = network is not None and has_stream(network)
     with voice.step("packing"):
-        held, more = capacity_of(network, widths, z=z, channels=channels, axis_aligned=axis_aligned)
+        held, more = (
+            transformer_of(network, samples, z)
+            if transformer
+            else capacity_of(network, widths, z=z, channels=channels, axis_aligned=axis_aligned)
+        )
         knots = {e: knots_for(response, e) for e in sorted({*EPSILONS, epsilon}, reverse=True)}
         shape = tuple(samples.inputs.shape[1:])
         take = needs(
@@ -99,7 +108,7 @@ def plan(
     result: dict[str, Any] = {
         "capacity": None if held is None else held.to_json(),
         "fits": None if held is None or not wanted else holds(network, held, wanted, knots[epsilon]),
-        "stages": stages_of(network),
+        "stages": perceptrons_of(held, network, samples) if transformer else stages_of(network),
         "more": more,
         "epsilon": None if held is None else attained(response, held.best.knots),
         "resolution": list(wanted),
@@ -117,6 +126,8 @@ def plan(
 
 def holds(network: Any, held: "Capacity", wanted: tuple[int, ...], knots: int | None) -> bool:
     """Say whether the layers hold this pattern and a response curve of that many knots."""
+    if held.best.schedule == "stream":
+        return knots is not None and max(wanted) <= held.best.cells
     from landform.imprint.lower.network import read
     from landform.program.capacity import fits
 
@@ -130,6 +141,27 @@ def holds(network: Any, held: "Capacity", wanted: tuple[int, ...], knots: int | 
         axis_aligned=held.axis_aligned,
         check=None if found is None else found.checker(network),
     )
+
+
+def transformer_of(network: Any, samples: Any, z: int) -> "tuple[Capacity, dict[str, int]]":
+    """Return what a transformer holds, and what one twice as wide, or with one more block, would."""
+    from landform.imprint.stream import rooms_of
+    from landform.program.stream_capacity import stream_capacity
+
+    room, hidden, per_linear = rooms_of(network, samples.inputs[:2], z)
+    held = stream_capacity(room=room, hidden=hidden, per_linear=per_linear, z=z)
+    wider = stream_capacity(room=2 * room, hidden=[2 * units for units in hidden], per_linear=per_linear, z=z)
+    deeper = stream_capacity(room=room, hidden=[*hidden, hidden[-1]], per_linear=per_linear, z=z)
+    return held, {"wider": wider.best.cells, "deeper": deeper.best.cells}
+
+
+def perceptrons_of(held: "Capacity | None", network: Any, samples: Any) -> list[dict[str, Any]]:
+    """Return the perceptrons of a transformer as stages."""
+    from landform.imprint.lower.post_norm import find_any_stream
+
+    assert held is not None
+    stream = find_any_stream(network, samples.inputs[:2])
+    return [{"module": mlp.up.name, "units": mlp.hidden, "beside": stream.width, "curve": True} for mlp in stream.mlps]
 
 
 def stages_of(network: Any) -> list[dict[str, Any]]:
@@ -155,9 +187,15 @@ def cells(resolution: list[int] | None, z: int) -> tuple[int, ...]:
 def curve(loss: Any, samples: Any, network: Any) -> "AbstractResponse":
     """Return the response that the knots are counted for."""
     from landform.imprint.lower.network import read
+    from landform.imprint.lower.post_norm import find_any_stream
+    from landform.imprint.lower.stream import has_stream
     from landform.response import respond
 
-    outputs = read(network).heads[0].outputs if network is not None else None
+    outputs = None
+    if network is not None and has_stream(network):
+        outputs = find_any_stream(network, samples.inputs[:2]).head.outputs
+    elif network is not None:
+        outputs = read(network).heads[0].outputs
     if outputs is None and not isinstance(loss, str):
         outputs = samples.classes
     return respond(loss, samples.targets, outputs=outputs, weights=samples.weights)

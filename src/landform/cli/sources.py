@@ -93,7 +93,7 @@ def read_model(
     """Return the user's network, or None when one is to be built.
 
     Args:
-        name: ``"fit"`` or ``module:factory``.
+        name: ``"fit"``, ``module:factory``, or ``hf:PATH``, a folder that `transformers` wrote.
         weights: A file of weights to load into it.
         dtype: ``"float32"`` or ``"float64"`` to convert it, None to leave it.
         flag: Which option named it, for errors.
@@ -114,7 +114,12 @@ def read_model(
             raise InputError("--weights needs the network they belong to: --model module:factory")
         return None
     if ":" not in name:
-        raise unknown_name("model", name, [FIT, "module:factory"])
+        raise unknown_name("model", name, [FIT, "module:factory", "hf:PATH"])
+    if name.startswith("hf:"):
+        from landform.cli.huggingface import read_folder
+
+        model = read_folder(name.removeprefix("hf:"), flag)
+        return (model if dtype is None else model.to(getattr(torch, dtype))).eval()
     found = resolve(name, flag)
     model = found if isinstance(found, nn.Module) else call(found, name)
     if not isinstance(model, nn.Module):

@@ -54,8 +54,13 @@ def imprint_stream(pattern: Pattern | SumPattern, task: Task, options: Options, 
     sample = one_sample(task.data.inputs, 2)
     check_weights(model)
     stream = find_any_stream(model, sample)
+    loss, targets = _token_loss(task, stream.head.outputs, positions=getattr(stream, "positions", True))
     response = respond(
-        task.loss, task.data.targets, outputs=stream.head.outputs, weights=task.data.weights, convex=options.convex
+        "cross_entropy" if loss != task.loss or loss in TOKEN_LOSSES else loss,
+        targets,
+        outputs=stream.head.outputs,
+        weights=task.data.weights,
+        convex=options.convex,
     )
     bounds = bounds_of([response], options.range, other)
     dtype = next(model.parameters()).dtype
@@ -74,12 +79,49 @@ def imprint_stream(pattern: Pattern | SumPattern, task: Task, options: Options, 
         model=network,
         subspace=subspace,
         pattern=pattern,
-        task=Task(network, task.loss, task.data, name=task.name),
+        task=Task(network, loss, task.data, name=task.name),
         responses=(response,),
         range=bounds,
         spline_stage=_spline_block(layers, spline),
         meta=_meta(program, layers, spline, stream, injected, bounds, options, sample),
     )
+
+
+TOKEN_LOSSES = ("token_cross_entropy", "causal_lm")
+
+
+def _token_loss(task: Task, outputs: int, *, positions: bool) -> tuple[Any, Tensor]:
+    """Return the loss and the targets whose statistics count, for networks that answer at every position.
+
+    Cross-entropy of labels ``[n, positions]`` is that of tokens there: the classes come last, as language models have
+    them. Of ``"causal_lm"`` the label t + 1 is compared with position t, so the first ones do not count.
+    """
+    targets = task.data.targets
+    name = task.loss if isinstance(task.loss, str) else ""
+    if name == "causal_lm":
+        return name, targets[:, 1:]
+    labels = positions and not targets.is_floating_point() and targets.ndim == 2
+    if name == "cross_entropy" and labels and targets.shape[1] != outputs:
+        return "token_cross_entropy", targets
+    return task.loss, targets
+
+
+def rooms_of(model: nn.Module, sample: Any, z: int) -> tuple[int, list[int], int]:
+    """Return what a transformer offers: coordinates, hidden units of each perceptron, units that a signed value takes.
+
+    Args:
+        model: The network.
+        sample: Inputs of two samples or so.
+        z: Number of coordinates.
+
+    Returns:
+        What `landform.program.stream.to_stream` takes.
+
+    Raises:
+        ArchitectureError: The network is no residual stream that landform covers.
+    """
+    stream = find_any_stream(model, sample)
+    return room_after(stream, z) if isinstance(stream, PostStream) else room_of(stream, z)
 
 
 def one_sample(inputs: Any, n: int) -> Any:
@@ -102,10 +144,9 @@ def _compile(
     options: Options,
 ) -> tuple[Program, Spline, StreamProgram]:
     """Compile the first form that fits: hats, which round least, before strips, which need least."""
-    if isinstance(stream, PostStream):
-        room, hidden, per_linear = room_after(stream, pattern.z)
-    else:
-        room, hidden, per_linear = room_of(stream, pattern.z)
+    room, hidden, per_linear = (
+        room_after(stream, pattern.z) if isinstance(stream, PostStream) else room_of(stream, pattern.z)
+    )
     forms: list[Form] = ["hats", "strips", "hinges"] if options.form == "auto" else [options.form]
     if isinstance(pattern, SumPattern) or pattern.z == 1:
         forms = ["hinges", "hats"] if options.form == "auto" else [options.form]

@@ -89,9 +89,10 @@ class Capacity:
         for held in self.holdings:
             power = f"^{self.z}" if self.z > 1 else ""
             if held.cells:
+                direct = f" (direct form: n = {held.direct_cells})" if held.direct_cells else ""
                 lines.append(
                     f"  {held.form} ({held.schedule}): n = {held.cells}{power}, with {held.knots} knots for the"
-                    f" response curve (direct form: n = {held.direct_cells})"
+                    f" response curve{direct}"
                 )
             elif held.direct_cells:
                 lines.append(f"  {held.form} ({held.schedule}): only the direct form, n = {held.direct_cells}{power}")
