@@ -20,8 +20,10 @@ from landform.imprint.beside import columns, gamma, taken, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import require_no_hooks
 from landform.imprint.lower.network import read
+from landform.imprint.per_sample import without_tail
 from landform.pattern import Pattern
 from landform.response.offset import OffsetResponse
+from landform.response.per_sample import PerSampleResponse
 from landform.subspace import Subspace
 
 Noise = Callable[[float], float]
@@ -44,8 +46,13 @@ def certify_beside(imprint: Imprint) -> Certificate:
     bound = math.nextafter((found.bound + extra) * (1 + 1e-12), math.inf)
     limit = bound if promised is None else promised
     lo, hi = imprint.range
+    about: dict[str, object] = {}
+    if isinstance(imprint.response, PerSampleResponse):
+        domain, lines = every_sample(imprint.response, imprint.range, bound, float(noise.max()))
+        about = {"domain": f"{found.domain}, {domain}", "assumptions": (*found.assumptions, *lines)}
     return replace(
         found,
+        **about,  # type: ignore[arg-type]
         bound=bound,
         relative_bound=bound / (hi - lo),
         rounding=found.rounding + extra,
@@ -60,18 +67,27 @@ def certify_beside(imprint: Imprint) -> Certificate:
 
 def inner_imprint(imprint: Imprint) -> tuple[Imprint, float]:
     """Return the network of the pattern's channels as an imprint, and sup over nodes of Σ|w||x| in its head."""
-    model = imprint.model
+    model, stored = imprint.model, dict(imprint.subspace.origin)
     sample = imprint.meta.get("sample")
+    if imprint.meta["method"] == "per-sample":
+        _require_tail(imprint)
+        tail = imprint.meta["tail"]
+        model = without_tail(model, tail)
+        for key in ("weight", "bias"):
+            stored[f"{tail}.{key}"] = stored[f"{tail}.0.{key}"]
     network = read(model, sample)
     trunk = trunk_of(network)
     channels = imprint.meta["channels"]
     if len(channels) != len(trunk.hidden):
         raise InputError(f"{len(channels)} layers of channels are recorded, the network has {len(trunk.hidden)}")
     response = imprint.response
-    output = int((response.v == 1.0).nonzero()[0]) if isinstance(response, OffsetResponse) else 0
-    small, _ = taken(imprint.subspace.origin, model, trunk, channels, output)
     if isinstance(response, OffsetResponse):
-        _require_ray(imprint, trunk.head, channels[-1], trunk.hidden[-1].width, response.v, output)
+        v, output = response.v, int((response.v == 1.0).nonzero()[0])
+    else:
+        v, output = torch.cat([torch.zeros(trunk.outputs // 2), torch.ones(trunk.outputs // 2)]).double(), -1
+    small, _ = taken(stored, model, trunk, channels, output)
+    head = model.get_submodule(trunk.head)
+    _require_ray(head, stored[f"{trunk.head}.weight"], channels[-1], trunk.hidden[-1].width, v, output)
     origin = {name: parameter.detach() for name, parameter in small.named_parameters()}
     directions = []
     where = {layer.map: part for layer, part in zip(trunk.hidden, channels, strict=True)}
@@ -98,6 +114,30 @@ def inner_imprint(imprint: Imprint) -> tuple[Imprint, float]:
     return inner, _largest(inner, small, trunk.head)
 
 
+def every_sample(
+    response: PerSampleResponse, bounds: tuple[float, float], bound: float, slack: float
+) -> tuple[str, list[str]]:
+    """Say which samples the bound is for, and bound |L − T| over all data, those not served included.
+
+    Their losses are known functions of a, Lipschitz with constant 2; T has 1. A grid of a bounds the difference.
+    """
+    served = response.served(*bounds, slack)
+    count = int(served.sum())
+    total = bound * float(response.share[served].sum())
+    if count < len(served):
+        s = torch.linspace(0.0, float(response.inverse(torch.tensor([bounds[1]]).double())), 257).double()
+        others = PerSampleResponse(
+            response.statistics()[~served.numpy()],
+            top=response.top,
+            magnitudes=response.magnitudes.tolist(),
+        )
+        off = (others.sample_losses(s) - response.along(s)[:, None]).abs().amax(dim=0)
+        off = off + 1.5 * float(s[1]) + 2 * slack + bound
+        total += float(response.share[~served] @ off)
+    word = f"the loss of each of {count} of {len(served)} samples"
+    return word, [f"over all data, |mean loss - pattern| is at most {total:.3g} (samples that are not served included)"]
+
+
 def _largest(inner: Imprint, small: nn.Module, head: str) -> float:
     """Return sup over the nodes of Σ|w_k||x_k| in the head: every unit is affine between nodes, up to its kinks."""
     from landform.imprint.collapsed import outputs_at
@@ -120,19 +160,44 @@ def _largest(inner: Imprint, small: nn.Module, head: str) -> float:
     return 1.01 * max(seen)
 
 
-def _require_ray(imprint: Imprint, head: str, free: list[int], width: int, v: Tensor, output: int) -> None:
+def _require_tail(imprint: Imprint) -> None:
+    """Refuse an end other than logit_c = relu(u_c) − relu(u_c − A + s), u the stored scores' own map."""
+    origin, tail = imprint.subspace.origin, imprint.meta["tail"]
+    response = imprint.response
+    assert isinstance(response, PerSampleResponse)
+    classes = response.outputs
+    last, shift = origin[f"{tail}.2.weight"], origin[f"{tail}.2.bias"]
+    wanted = torch.cat([torch.eye(classes), -torch.eye(classes)], dim=1).to(last.dtype)
+    if last.shape != wanted.shape or not torch.equal(last, wanted) or bool((shift != 0).any()):
+        raise InputError(f"the outputs of '{tail}' are not differences of its units")
+    first, bias = origin[f"{tail}.0.weight"], origin[f"{tail}.0.bias"].double()
+    moved = (first[:classes] != first[classes:]).any(dim=0).nonzero()[:, 0]
+    own = torch.zeros(first.shape[1], dtype=torch.bool)
+    model = without_tail(imprint.model, tail)
+    trunk = trunk_of(read(model, imprint.meta.get("sample")))
+    own[columns(model.get_submodule(tail), imprint.meta["channels"][-1], trunk.hidden[-1].width)] = True
+    if not bool(own[moved].all()):
+        raise InputError(f"the two halves of '{tail}' have different scores")
+    step = (bias[:classes] - bias[classes:] - response.top).abs()
+    if bool((step > 4 * torch.finfo(first.dtype).eps * (bias.abs().max() + abs(response.top))).any()):
+        raise InputError(f"the two halves of '{tail}' are not {response.top:.6g} apart")
+
+
+def _require_ray(head: nn.Module, weight: Tensor, free: list[int], width: int, v: Tensor, output: int) -> None:
     """Refuse a head whose rows are not v times the row of the ray's own output, to rounding."""
-    module = imprint.model.get_submodule(head)
-    weight = imprint.subspace.origin[f"{head}.weight"]
-    part = weight[:, columns(module, free, width)].double()
+    part = weight[:, columns(head, free, width)].double()
     unit = torch.finfo(weight.dtype).eps
     if bool(((part - v[:, None] * part[output]).abs() > unit * (v[:, None] * part[output]).abs()).any()):
-        raise InputError(f"the rows of '{head}' that read the pattern are not along the ray")
+        raise InputError("the rows of the head that read the pattern are not along the ray")
 
 
 def head_noise(imprint: Imprint, most: float) -> Tensor:
     """Return how far each output may be from f(x_i) + s·v by rounding in the head, for any order of summation."""
     response = imprint.response
+    if isinstance(response, PerSampleResponse):
+        first = imprint.subspace.origin[f"{imprint.meta['tail']}.0.weight"]
+        unit = gamma(first.shape[1] + 4, first.dtype)
+        return 3 * unit * (response.magnitudes + abs(response.top) + most)
     name = trunk_of(read(imprint.model, imprint.meta.get("sample"))).head
     weight = imprint.subspace.origin[f"{name}.weight"]
     factor = gamma(weight.shape[1] + 2, weight.dtype)
@@ -143,6 +208,8 @@ def head_noise(imprint: Imprint, most: float) -> Tensor:
 def loss_noise(imprint: Imprint, noise: Tensor) -> float:
     """Return how far the loss may be off for it."""
     response = imprint.response
+    if isinstance(response, PerSampleResponse):
+        return 2 * float(noise.max())
     assert isinstance(response, OffsetResponse)
     return response.lipschitz(noise, imprint.range[1] * 1.01 + 1e-3)
 

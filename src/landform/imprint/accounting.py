@@ -5,6 +5,7 @@ the pattern, and the ε_i are as large as the losses differ; in a per-sample imp
 samples served.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,10 @@ from landform.errors import DataError, InputError
 from landform.imprint.beside import columns, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.network import read
+from landform.imprint.per_sample import without_tail
 from landform.pattern import Pattern
 from landform.response.offset import OffsetResponse
+from landform.response.per_sample import PerSampleResponse
 
 POINTS = 64
 SERVED = 1e-3
@@ -268,3 +271,70 @@ def untouched(imprint: Imprint, inputs: Tensor) -> Float64[Tensor, "n outputs"]:
             x = x.to(dtype) if x.is_floating_point() else x
             found.append(torch.func.functional_call(model, parameters, (x,)))
     return torch.cat(found).double()
+
+
+@dataclass(frozen=True, eq=False)
+class PerSampleTransfer:
+    """What a per-sample imprint's surface becomes on other data, predicted from the scores there.
+
+    Attributes:
+        other: The response with the other data's scores.
+        error: e, the share of the samples there whose scores choose another class.
+        served: Share of the samples there whose loss is T(h).
+    """
+
+    other: PerSampleResponse
+    error: float
+    served: float
+
+    def remap(self, t: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        """Return the other data's mean loss where the served samples have loss t, from every score there."""
+        s = self.other.inverse(t.reshape(-1).clamp(min=self.other.lowest))
+        parts = [self.other.sample_losses(part) @ self.other.share for part in torch.split(s, 64)]
+        found: Tensor = torch.cat(parts).reshape(t.shape)
+        return found
+
+    def formula(self, t: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        """Return (1 − e)·t + e·(log(C − 1) − log(1 − e^(−t))): what it would be if every score had its margin."""
+        wrong = math.log(self.other.outputs - 1) - torch.log(-torch.expm1(-t))
+        found: Tensor = (1 - self.error) * t + self.error * wrong
+        return found
+
+
+def per_sample_transfer(imprint: Imprint, data: object) -> PerSampleTransfer:
+    """Predict the surface of a per-sample imprint on other data.
+
+    Args:
+        imprint: Made with ``method="per-sample"``.
+        data: The other data.
+
+    Returns:
+        The prediction.
+
+    Raises:
+        InputError: For an imprint of another method.
+
+    Cost:
+        One pass over the other data.
+    """
+    response = imprint.response
+    if not isinstance(response, PerSampleResponse):
+        raise InputError("this prediction is for method='per-sample'; offset_transfer is for 'offset'")
+    other = load_data(data)
+    stem = without_tail(imprint.model, imprint.meta["tail"])
+    dtype = next(stem.parameters()).dtype
+    with torch.no_grad():
+        parts = [stem(other.inputs[i : i + 1024].to(dtype)) for i in range(0, len(other.inputs), 1024)]
+    scores = torch.cat(parts).double()[:, : response.outputs]
+    share = torch.ones(len(scores), dtype=torch.float64) if other.weights is None else other.weights.double()
+    rows = torch.cat([share[:, None], other.targets.double()[:, None], scores], dim=1).numpy()
+    moved = PerSampleResponse(rows, top=response.top, magnitudes=response.magnitudes.tolist())
+    wrong = float(moved.share @ (scores.argmax(dim=1) != other.targets).double())
+    return PerSampleTransfer(moved, wrong, float(moved.served(*imprint.range).double().mean()))
+
+
+def predicted(imprint: Imprint, data: object, target: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """Return the other data's losses where the imprint promises ``target`` on its own, for either form of Theorem 2."""
+    if isinstance(imprint.response, PerSampleResponse):
+        return per_sample_transfer(imprint, data).remap(target)
+    return offset_transfer(imprint, data).remap(target)

@@ -10,12 +10,13 @@ from landform.imprint.constant import Options, imprint_constant, need_data
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.stream import has_stream
 from landform.imprint.offset import imprint_offset
+from landform.imprint.per_sample import imprint_per_sample
 from landform.imprint.stream import imprint_stream
 from landform.pattern import Pattern, SumPattern
 from landform.program.compile import Form, Schedule
 from landform.task import Task
 
-METHODS = ("constant", "offset")
+METHODS = ("constant", "offset", "per-sample")
 
 
 def imprint(
@@ -34,6 +35,7 @@ def imprint(
     loss: Any = None,
     other: Any = None,
     units: str = "widen",
+    scores: str = "refit",
     certify: bool = True,
 ) -> Imprint:
     """Make a network whose loss over z weight-space directions is a pattern, with a certificate.
@@ -46,7 +48,8 @@ def imprint(
         task: Model, loss and data. Anything that `landform.data.load_data` takes instead of a `Task` (``"digits"``,
             ``(X, y)``) means a network built to fit, with ``loss``.
         method: ``"constant"``: Theorem 1 of arXiv 1912.07559, an input-independent network. Theorem 2, in a trained
-            network: ``"offset"``: its outputs are moved, its loss is the floor.
+            network: ``"offset"``: its outputs are moved, its loss is the floor; ``"per-sample"``: the loss of every
+            sample that it tells apart is the pattern.
         range: (lo, hi) in loss units, where pattern values 0 and 1 go. ``"auto"``: lo just above the least loss that an
             input-independent output can have, hi = lo + 1.
         epsilon: Largest admitted error of the response curve as a fraction of the range; chooses the number of knots.
@@ -64,6 +67,8 @@ def imprint(
         units: Theorem 2: where the pattern's channels come from. ``"widen"``: every layer gets more, the trained
             weights stay bit for bit. ``"reserve"``: the least useful ones of the given widths, at some loss of
             accuracy.
+        scores: Per-sample: what tells the classes apart, linear in the last hidden layer: fitted to the labels
+            (``"refit"``, which serves most samples), or to the network's predictions (``"predictions"``).
         certify: Prove the bound now. False leaves ``certificate`` None, for instance to time the compilation.
 
     Returns:
@@ -109,7 +114,10 @@ def imprint(
     if method != "constant":
         if not isinstance(task, Task):
             raise InputError(f"method='{method}' needs a trained network: lf.Task(model, loss=…, data=…)")
-        made = imprint_offset(pattern, need_data(task), options, units)
+        if method == "offset":
+            made = imprint_offset(pattern, need_data(task), options, units)
+        else:
+            made = imprint_per_sample(pattern, need_data(task), options, units, scores)
     elif isinstance(task, Task) and isinstance(task.model, nn.Module) and has_stream(task.model):
         made = imprint_stream(pattern, need_data(task), options, other)
     elif isinstance(task, Task):

@@ -20,6 +20,7 @@ from landform.response.generic import CallableResponse
 from landform.response.mse import MeanSquaredError
 from landform.response.multi_margin import MultiMargin
 from landform.response.offset import OffsetResponse
+from landform.response.per_sample import PerSampleResponse
 from landform.response.poisson_nll import PoissonNLL
 from landform.response.robust import Robust
 
@@ -46,7 +47,7 @@ _FAMILIES: dict[str, type[AbstractResponse]] = {
     "poisson_nll": PoissonNLL,
     "gaussian_nll": GaussianNLL,
 }
-_BESIDE: dict[str, type[AbstractResponse]] = {"offset": OffsetResponse}
+_BESIDE: dict[str, type[AbstractResponse]] = {"offset": OffsetResponse, "per_sample": PerSampleResponse}
 """Responses of trained networks (Theorem 2), which labels alone do not give."""
 LOSSES = tuple(_BUILD)
 """Names of the losses with a proved response."""

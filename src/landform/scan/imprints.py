@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from landform.data import Data, load_data
-from landform.imprint.accounting import offset_transfer
+from landform.imprint.accounting import predicted
 from landform.imprint.collapsed import BATCH, losses_at, outputs_at
 from landform.imprint.imprint import Imprint
 from landform.response import Transfer, respond_like, transfer
@@ -103,7 +103,7 @@ def promised(imprint: Imprint, places: Places, heads: int, other: Data | None) -
     if other is None:
         return target
     if imprint.reads_input:
-        return offset_transfer(imprint, other).remap(target)
+        return predicted(imprint, other, target)
     maps = _transfers(imprint, other)
     return torch.stack([m.remap(column) for m, column in zip(maps, target.T, strict=True)], dim=1)
 

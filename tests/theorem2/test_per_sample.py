@@ -1,0 +1,160 @@
+"""Theorem 2, per sample: the loss of every sample that is told apart is the pattern, sample by sample."""
+
+import math
+
+import pytest
+import torch
+
+import landform as lf
+from landform.errors import InputError, UnknownNameError
+from landform.imprint.accounting import per_sample_transfer
+from landform.imprint.per_sample import one_against_rest, range_of
+from landform.response.per_sample import PerSampleResponse
+
+BOWL = lf.Pattern.from_formula("sphere", resolution=4)
+
+
+def each(made, h, index=slice(None)):
+    """Return every sample's loss at one point."""
+    with torch.no_grad():
+        outputs = torch.func.functional_call(made.model, made.subspace.at(h), (made.task.data.inputs[index],))
+    return torch.nn.functional.cross_entropy(outputs.double(), made.task.data.targets[index], reduction="none")
+
+
+def points(count=10):
+    return torch.rand(count, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "bn", "cnn"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_served_sample_has_the_loss_of_the_pattern(trained, kind, dtype):
+    made = lf.imprint(BOWL, trained(kind, dtype), method="per-sample")
+    proof = made.certificate
+    served = made.response.served(*made.range, 0.01)
+    assert proof.holds
+    assert float(served.double().mean()) > (0.7 if dtype == torch.float32 else 0.85)  # float32 holds smaller scores
+    worst = max(float((each(made, h) - made.target(h[None])).abs()[served].max()) for h in points())
+    assert worst <= proof.bound
+    assert worst < 2e-3
+    assert "samples" in proof.domain
+
+
+def test_a_fine_curve_leaves_rounding_only(trained):
+    for dtype, wanted in ((torch.float64, 1.1e-6), (torch.float32, 1e-3)):
+        made = lf.imprint(
+            BOWL, trained("mlp", dtype), method="per-sample", epsilon=1e-6 if dtype.itemsize == 8 else 1e-5
+        )
+        served = made.response.served(*made.range, 0.01)
+        worst = max(float((each(made, h) - made.target(h[None])).abs()[served].max()) for h in points(4))
+        assert worst < wanted
+
+
+def test_any_batch_of_served_samples_has_the_full_surface(trained):
+    made = lf.imprint(BOWL, trained("mlp"), method="per-sample")
+    served = made.response.served(*made.range, 0.01).nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(0)
+    for h in points(4):
+        for size in (1, 7, 64):
+            batch = served[torch.randperm(len(served), generator=generator)[:size]]
+            assert float((each(made, h, batch).mean() - made.target(h[None])).abs()) <= made.certificate.bound
+
+
+def test_predictions_are_kept_where_asked_for(trained):
+    task = trained("mlp")
+    made = lf.imprint(BOWL, task, method="per-sample", scores="predictions", certify=False)
+    assert made.meta["predictions_kept"] == 1.0
+    with torch.no_grad():
+        before = task.model(task.data.inputs).argmax(dim=1)
+        at_minimum = made.subspace.at(torch.tensor([0.5, 0.5]))
+        after = torch.func.functional_call(made.model, at_minimum, (task.data.inputs,)).argmax(dim=1)
+    served = made.response.served(*made.range, 0.01)
+    assert torch.equal(before[served], after[served])
+    refit = lf.imprint(BOWL, task, method="per-sample", certify=False)
+    assert refit.meta["served"] >= made.meta["served"]
+
+
+def test_trained_weights_stay_but_for_the_head(trained):
+    task = trained("mlp")
+    made = lf.imprint(BOWL, task, method="per-sample", certify=False)
+    for name, value in task.model.named_parameters():
+        if not name.startswith("11."):
+            now = made.subspace.origin[name]
+            assert torch.equal(now[tuple(slice(size) for size in value.shape)], value), name
+
+
+def test_the_mean_loss_is_within_what_the_certificate_says_of_all_samples(trained):
+    made = lf.imprint(BOWL, trained("mlp"), method="per-sample", scores="predictions")
+    line = made.certificate.assumptions[-1]
+    total = float(line.split("at most ")[1].split(" ")[0])
+    found = lf.account(made)
+    assert float(found.difference.max()) <= total
+    assert (found.difference <= found.mean + 1e-12).all()
+    assert found.served == pytest.approx(made.meta["served"], abs=0.01)
+
+
+def test_other_data_are_predicted_and_then_measured(trained):
+    made = lf.imprint(BOWL, trained("mlp"), method="per-sample", certify=False)
+    digits = lf.load_data("digits")
+    other = (digits.inputs[400:700].double(), digits.targets[400:700])
+    guess = per_sample_transfer(made, other)
+    surface = lf.scan(made, grid=3, data=other)
+    assert float(abs(surface.difference).max()) < 1e-3
+    assert 0 < guess.error < 0.5
+    t = torch.linspace(made.range[0], made.range[1], 5, dtype=torch.float64)
+    assert float((guess.formula(t) - guess.remap(t)).abs().max()) < 1.0  # samples between the margins are not in it
+
+
+def test_the_bundle_proves_again_without_data_and_refuses_altered_weights(trained, tmp_path):
+    made = lf.imprint(BOWL, trained("mlp"), method="per-sample")
+    loaded = lf.load(made.save(tmp_path / "bowl.landform"))
+    again = lf.certify(loaded)
+    assert again.holds
+    assert again.bound == pytest.approx(made.certificate.bound, rel=1e-9)
+    loaded.subspace.origin["11.2.weight"][0, 3] = 0.5
+    failed = lf.certify(loaded)
+    assert not failed.holds
+    assert "not differences of its units" in failed.failures[0]
+
+
+def test_rho_by_hand_and_its_inverse():
+    table = torch.tensor([[1.0, 0.0, 9.0, -9.0, -9.0], [1.0, 1.0, 0.2, 0.1, -9.0]]).double().numpy()
+    response = PerSampleResponse(table, top=4.0, magnitudes=[1.0, 1.0, 1.0])
+    s = torch.tensor([0.0, 1.0, 5.0], dtype=torch.float64)
+    a = 4.0 - s
+    wanted = torch.log(torch.exp(a) + 2) - a
+    assert torch.allclose(response.along(s), wanted, atol=1e-14)
+    assert torch.allclose(response.inverse(wanted), s, atol=1e-12)
+    assert torch.allclose(response.sample_losses(s)[:, 0], wanted, atol=1e-14)
+    assert response.served(float(wanted[0]), float(wanted[2])).tolist() == [True, False]
+
+
+def test_scores_separate_what_is_separable():
+    x = torch.randn(90, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.1
+    labels = torch.arange(90) % 3
+    x += torch.tensor([[0.0, 3.0], [3.0, -3.0], [-3.0, -3.0]], dtype=torch.float64)[labels]
+    weight, bias = one_against_rest(x, labels, 3)
+    sign = 2 * torch.nn.functional.one_hot(labels, 3) - 1
+    assert bool(((x @ weight.T + bias) * sign > 0.5).all())
+
+
+def test_the_range_respects_the_error_rate():
+    lo, hi = range_of(0.2, 10, "auto")
+    assert lo == pytest.approx(-math.log(0.8))
+    assert hi < math.log(10)
+    with pytest.raises(InputError, match="labels are too noisy"):
+        range_of(0.9, 10, "auto")
+    with pytest.raises(InputError, match=r"labels are too noisy"):
+        range_of(0.9, 2, "auto")
+
+
+def test_bad_input(trained):
+    task = trained("mlp")
+    with pytest.raises(UnknownNameError, match="refit"):
+        lf.imprint(BOWL, task, method="per-sample", scores="refits")
+    with pytest.raises(InputError, match="cross-entropy"):
+        lf.imprint(BOWL, trained("mse"), method="per-sample")
+    with pytest.raises(InputError, match="trained network"):
+        lf.imprint(BOWL, "digits", method="per-sample")
+    noisy = (task.data.inputs, torch.randint(10, (400,), generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(InputError, match="too noisy"):
+        lf.imprint(BOWL, lf.Task(task.model, data=noisy), method="per-sample", scores="predictions")
