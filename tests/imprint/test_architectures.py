@@ -45,6 +45,7 @@ def test_the_bound_is_proved_and_holds_at_nodes_and_between(case):
     assert certificate.kind == "certified"
     assert certificate.holds, certificate.failures
     assert certificate.relative_bound < 2e-3
+    assert any("no Winograd" in line for line in certificate.assumptions)
     h = torch.cat([PATTERN.mesh.nodes()[::4], torch.rand(8, 2, dtype=torch.float64, generator=GENERATOR)]).float()
     worst = 0.0
     for point in h:

@@ -52,12 +52,14 @@ def certify(imprint: Imprint) -> Certificate:
     stream = imprint.meta.get("network", "").endswith("stream")
     measured = not all(r.convex for r in imprint.responses)
     measured |= stream and not isinstance(imprint.pattern, Pattern)
+    own: tuple[str, ...] = ()
     try:
         require_no_hooks(imprint.model)
         if stream:
             parts = _measure(imprint) if measured else [_prove_transformer(imprint)]
         else:
             found = lower.read(imprint.model, sample_shape(imprint))
+            own = () if found.graph is None else _assumed_of_graphs(sample_shape(imprint))
             _require_consistent(imprint, found)
             buffers = dict(imprint.model.named_buffers())
             if found.chain is not None:
@@ -83,6 +85,7 @@ def certify(imprint: Imprint) -> Certificate:
             "the network's structure is what a run with random weights shows",
             "norms and activations are computed to within a few ulp (statistics of norms: any order of sums)",
         ]
+    assumptions += own
     assumptions += dict.fromkeys(line for response in imprint.responses for line in response.assumptions)
     return Certificate(
         bound=bound,
@@ -104,6 +107,15 @@ def certify(imprint: Imprint) -> Certificate:
         failures=failures,
         heads={str(number): p.total for number, p in enumerate(parts)},
         seconds=time.perf_counter() - begin,
+    )
+
+
+def _assumed_of_graphs(shape: tuple[int, ...] | None) -> tuple[str, ...]:
+    """Return what the proof takes for granted of networks with convolutions and pools."""
+    size = "" if shape is None else f", of shape {' × '.join(map(str, shape))}"
+    return (
+        "convolutions are dot products, in any order of summation: no Winograd or FFT algorithm",
+        f"inputs are finite{size}; the network is in evaluation mode",
     )
 
 

@@ -49,7 +49,12 @@ def read(call: Call) -> Op | None:
 def _require_channels(call: Call) -> None:
     """Refuse views that mix channels with positions."""
     before, after = call.shapes[0], call.shape
-    if before is None or after is None or not call.channels[0]:
+    if not call.channels[0]:
+        return
+    if before is None or after is None:
+        start = getattr(call.module, "start_dim", None if call.module is not None else call.argument(1, "start_dim"))
+        if isinstance(call.module, nn.Flatten) and start != 1:
+            raise ArchitectureError(f"'{call.name}' flattens from dimension {start}; landform covers start_dim=1")
         return
     kept = after[:2] == before[:2] or (after[0] == before[0] and len(after) == 2)
     if not kept:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from landform.errors import CapacityError
+from landform.program.program import Program
+
 
 @dataclass(frozen=True)
 class Registers:
@@ -118,3 +121,58 @@ def power_of_two(bound: np.ndarray, cap: float) -> np.ndarray:
         return np.ones(len(bound))
     out: np.ndarray = np.exp2(-np.maximum(np.ceil(np.log2(np.maximum(bound, 1e-300) / (cap / 2))), 0.0))
     return out
+
+
+def shifted(offset: int, width: int, state: Registers) -> Registers:
+    """Return the registers as part of a wider tensor."""
+    to = offset + np.arange(state.channels)
+    empty, top, raw = np.ones(width, dtype=bool), np.zeros(width), np.zeros(width)
+    waits = np.zeros(width, dtype=bool)
+    empty[to], top[to], raw[to], waits[to] = state.empty, state.top, state.raw, state.waits
+    rows = state.read.shape[0]
+    read = embed(state.read, np.arange(rows), to, (rows, width))
+    unit = None if state.unit is None else int(to[state.unit])
+    return Registers(read, state.offset, empty, top, raw, waits, unit)
+
+
+def require_bent(state: Registers, name: str) -> None:
+    """Refuse to read channels that still wait for an activation.
+
+    Raises:
+        CapacityError: Naming the module that would read them.
+    """
+    if state.waits[state.needed].any():
+        raise CapacityError(f"'{name}' reads the stream without the activation that its registers wait for")
+
+
+def same_column(
+    columns: sp.csc_matrix, wanted: sp.csc_matrix, placed: Registers, window: np.ndarray, taken: np.ndarray
+) -> int:
+    """Return a channel that every row reads just as it reads a functional, so that it may be added there; −1 if none.
+
+    What is added is ≥ 0, as is the channel, so activations on the way change nothing.
+    """
+    wanted = wanted.copy()
+    wanted.eliminate_zeros()
+    wanted.sort_indices()
+    for channel in np.flatnonzero(window & ~placed.empty):
+        if channel in taken or placed.raw[channel]:
+            continue
+        span = slice(columns.indptr[channel], columns.indptr[channel + 1])
+        kept = columns.data[span] != 0
+        index, data = columns.indices[span][kept], columns.data[span][kept]
+        order = np.argsort(index)
+        same = np.array_equal(index[order], wanted.indices) and np.array_equal(data[order], wanted.data)
+        if len(index) and same:
+            return int(channel)
+    return -1
+
+
+def unit_bounds(program: Program) -> list[np.ndarray]:
+    """Return upper bounds of every unit over the box, by intervals."""
+    size = np.ones(program.z)
+    bounds = []
+    for layer in program.layers:
+        size = np.maximum(layer.weight.maximum(0) @ size + layer.bias, 0.0)
+        bounds.append(size)
+    return bounds

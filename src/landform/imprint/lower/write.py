@@ -8,7 +8,7 @@ used is zero: weights, gains and constants, so channels left alone are exactly z
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,9 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from landform.errors import CapacityError
-from landform.imprint.lower import affine, batchnorm
 from landform.imprint.lower.linear import Lowered
-from landform.imprint.lower.registers import Functionals, Registers, compress, embed, power_of_two
+from landform.imprint.lower.pen import Pen
+from landform.imprint.lower.registers import (
+    Functionals,
+    Registers,
+    compress,
+    embed,
+    power_of_two,
+    require_bent,
+    same_column,
+    shifted,
+    unit_bounds,
+)
 from landform.imprint.lower.stages import Branch, Entry, Plain, Shift, Stages
 from landform.program.bend import padded
 from landform.program.program import Layer, Program
@@ -55,32 +65,32 @@ def write_stages(
         A few sparse products, and one pass over the weights.
     """
     try:
-        writer = _Writer(stages, program, model)
+        writer = _Writer(stages, program, model, Pen(model))
         registers = writer.run()
     except CapacityError:  # without channels that are one there is more room, and more rounding
-        writer = _Writer(stages, program, model, ones=False)
+        writer = _Writer(stages, program, model, Pen(model, ones=False))
         registers = writer.run()
-    _require_bent(registers, stages.heads[0].linear)
+    require_bent(registers, stages.heads[0].linear)
     readout = writer.program.readout
     for number, head in enumerate(stages.heads):
         row = min(number, readout.units - 1)
         factor = 1.0 if scale is None else scale[row]
         weight = sp.csr_matrix(ray[number][:, None]) @ (registers.read[row] * factor)
-        module = writer.modules[head.linear]
-        writer.set_weight(head.linear, weight.tocsr())
+        module = writer.pen.modules[head.linear]
+        writer.pen.set_weight(head.linear, weight.tocsr())
         bias = best[number] + ray[number] * (registers.offset[row] * factor)
-        writer.parameters[f"{head.linear}.bias"] = torch.from_numpy(bias).to(module.weight.dtype)
+        writer.pen.parameters[f"{head.linear}.bias"] = torch.from_numpy(bias).to(module.weight.dtype)
     for name in stages.silent:
-        writer.silence(name)
+        writer.pen.silence(name)
     spline = next((n for n, layer in enumerate(writer.program.layers) if layer.role == "spline"), None)
-    return Lowered(writer.parameters, writer.directions, spline)
+    return Lowered(writer.pen.parameters, writer.directions, spline)
 
 
 def checker(stages: Stages, model: nn.Module) -> Callable[[Program], None]:
     """Return a function that raises `CapacityError` if a program cannot be placed; nothing dense is made."""
 
     def check(program: Program) -> None:
-        _Writer(stages, program, model, dry=True, ones=False).run()
+        _Writer(stages, program, model, Pen(model, dry=True, ones=False)).run()
 
     return check
 
@@ -90,9 +100,7 @@ class _Writer:
     stages: Stages
     program: Program
     model: nn.Module
-    dry: bool = False
-    ones: bool = True
-    parameters: dict[str, Tensor] = field(default_factory=dict)
+    pen: Pen
     directions: tuple[dict[str, Tensor], ...] = ()
 
     def __post_init__(self) -> None:
@@ -102,10 +110,8 @@ class _Writer:
                 f"the program has {len(self.program.layers)} layers and the network {len(rooms)} stages with room"
             )
         self.program = padded(self.program, len(rooms) - len(self.program.layers))
-        self.modules = dict(self.model.named_modules())
-        self.dtype = next(self.model.parameters()).dtype
         self.next = 0  # number of the layer that comes next
-        self.sizes = _unit_bounds(self.program)
+        self.sizes = unit_bounds(self.program)
 
     def run(self) -> Registers:
         """Write every piece; return how the heads read the last tensor."""
@@ -116,7 +122,7 @@ class _Writer:
             elif isinstance(piece, Entry):
                 state = self._entry(piece, state)
             elif isinstance(piece, Shift):
-                state = _shifted(piece, state)
+                state = shifted(piece.offset, piece.width, state)
             else:
                 state = self._branch(piece, state)
         return state
@@ -150,43 +156,33 @@ class _Writer:
         if stage.slope == 1.0 and not layer.carried.all():
             raise CapacityError("the first stage has no activation, so it can only carry h; use axis_aligned=True")
         rows = np.arange(layer.units)
-        expand, back = self._units(layer, self._slope(stage.slope), rows)
+        expand, back = self._units(layer, self.pen.slope(stage.slope), rows)
         count = expand.shape[0]
-        self._require(count, stage.width, stage.map)
+        self.pen.require(count, stage.width, stage.map)
         top = np.asarray(abs(expand) @ self.sizes[0])
         factor = power_of_two(top, stage.cap)
         scaled = sp.diags(factor) @ expand
         name = injection(self.stages, self.model)
-        if not self.dry:
+        if not self.pen.dry:
             size = dict(self.model.named_parameters())[name].shape[0]
             constant = np.zeros(size)
             constant[:count] = scaled @ layer.bias
             dense = np.zeros((size, self.program.z))
             dense[:count] = (scaled @ layer.weight).toarray()
             self.directions = tuple(
-                {name: torch.from_numpy(dense[:, i].copy()).to(self.dtype)} for i in range(self.program.z)
+                {name: torch.from_numpy(dense[:, i].copy()).to(self.pen.dtype)} for i in range(self.program.z)
             )
-            self.silence(stage.map)
+            self.pen.silence(stage.map)
             used, shift = np.arange(stage.width) < count, np.zeros(stage.width)
             inside = name == f"{stage.map}.bias"  # then the norms are identities; else the first one is the constant
             for position, norm in enumerate(stage.norms):
                 if inside or position:
-                    self.set_norm(norm, used, shift)
+                    self.pen.set_norm(norm, used, shift)
                 else:
-                    self.silence(norm)
-            self.parameters[name] = torch.from_numpy(constant).to(self.dtype)
+                    self.pen.silence(norm)
+            self.pen.parameters[name] = torch.from_numpy(constant).to(self.pen.dtype)
         recover = (back @ sp.diags(1 / factor)).tocsr()
-        return self._after(self._following(), recover, factor * top, stage.width, self._one(stage, count))
-
-    def _one(self, stage: Plain, channel: int) -> int | None:
-        """Make a channel one by the constants of a stage's norms; return it, or None where it cannot be."""
-        if not self.ones or not stage.norms or channel >= stage.width:
-            return None
-        if not self.dry:
-            for norm in stage.norms:
-                bias = self.parameters[f"{norm}.bias"]
-                bias[channel] = 1.0
-        return channel
+        return self._after(self._following(), recover, factor * top, stage.width, self.pen.one(stage, count))
 
     def _after(
         self, layer: Layer, recover: sp.csr_matrix, top: np.ndarray, width: int, unit: int | None = None
@@ -203,28 +199,28 @@ class _Writer:
 
     def _plain(self, stage: Plain, state: Registers) -> Registers:
         """Write all units of a layer into channels of their own."""
-        _require_bent(state, stage.map)
+        require_bent(state, stage.map)
         layer = self._layer()
         rows = np.arange(layer.units)
         back, top = self._hinges(stage, layer, rows, state)
-        unit = self._one(stage, back.shape[1])
+        unit = self.pen.one(stage, back.shape[1])
         return self._after(self._following(), back, top, stage.width, unit)
 
     def _hinges(
         self, stage: Plain, layer: Layer, rows: np.ndarray, state: Registers
     ) -> tuple[sp.csr_matrix, np.ndarray]:
         """Write some units of a layer into the first channels of a stage; return how to recover them, and bounds."""
-        expand, back = self._units(layer, self._slope(stage.slope), rows)
-        self._require(expand.shape[0], stage.width, stage.map)
+        expand, back = self._units(layer, self.pen.slope(stage.slope), rows)
+        self.pen.require(expand.shape[0], stage.width, stage.map)
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1][rows])
         factor = power_of_two(top, stage.cap)
         scaled = (sp.diags(factor) @ expand).tocsr()
-        self._write(stage, scaled @ state.read[rows], scaled @ state.offset[rows], self._unit(layer, state))
+        self.pen.write(stage, scaled @ state.read[rows], scaled @ state.offset[rows], self.pen.unit(layer, state))
         return (back @ sp.diags(1 / factor)).tocsr(), factor * top
 
     def _copy(self, stage: Plain, state: Registers) -> Registers:
         """Carry what is needed through a stage that computes nothing: no activation, or grouped."""
-        _require_bent(state, stage.map)
+        require_bent(state, stage.map)
         needed = state.needed
         if stage.groups > 1:
             to = self._in_groups(stage, needed)
@@ -235,15 +231,15 @@ class _Writer:
         else:
             found = compress(state.read)
             parts, mix, to = found.parts, found.mix, np.arange(found.parts.shape[0])
-        self._require(len(to), stage.width, stage.map)
+        self.pen.require(len(to), stage.width, stage.map)
         top = np.asarray(parts @ state.top)
         factor = power_of_two(top, stage.cap)
         rows = embed((sp.diags(factor) @ parts).tocsr(), to, np.arange(state.channels), (stage.width, state.channels))
-        self._write(stage, rows, np.zeros(stage.width))
+        self.pen.write(stage, rows, np.zeros(stage.width))
         read = embed((mix @ sp.diags(1 / factor)).tocsr(), np.arange(mix.shape[0]), to, (mix.shape[0], stage.width))
         empty, tops = np.ones(stage.width, dtype=bool), np.zeros(stage.width)
         empty[to], tops[to] = False, factor * top
-        unit = self._one(stage, int(np.flatnonzero(empty)[-1])) if empty.any() else None
+        unit = self.pen.one(stage, int(np.flatnonzero(empty)[-1])) if empty.any() else None
         if unit is not None:
             empty[unit], tops[unit] = False, 1.0
         none = np.zeros(stage.width)
@@ -274,7 +270,7 @@ class _Writer:
             constant = raw.copy()
             if state.unit is not None:
                 constant[state.unit] = 1.0
-            self.set_norm(name, used, constant)
+            self.pen.set_norm(name, used, constant)
             raw = np.zeros(state.channels)
         if (state.top > entry.cap).any():
             raise CapacityError(f"registers up to {state.top.max():.3g} meet an activation that stops at {entry.cap:g}")
@@ -288,7 +284,7 @@ class _Writer:
         through = self._entry(piece.entry, state)
         if layer is None:
             for stage in (*piece.hidden, piece.exit):
-                self._silent(stage)
+                self.pen.silence_stage(stage)
             if piece.skip is None:
                 return self._placed(piece, state)
             if not piece.joins:
@@ -302,7 +298,7 @@ class _Writer:
         beside = replace(state, read=pre.tocsr(), offset=offset)
         if not piece.hidden:
             return self._appended(piece, layer, new, rows, through, beside)
-        _require_bent(through, piece.hidden[0].map)
+        require_bent(through, piece.hidden[0].map)
         back, top = self._hinges(piece.hidden[0], layer, new, through)
         back = self._carried_on(piece, back, top)
         if piece.joins and piece.skip is not None:
@@ -322,8 +318,8 @@ class _Writer:
             count = rows.shape[0]
             if stage.groups > 1 and not np.array_equal(self._in_groups(stage, np.arange(count)), np.arange(count)):
                 raise CapacityError(f"'{stage.map}' moves registers between groups; landform needs them in place")
-            self._require(count, stage.width, stage.map)
-            self._write(
+            self.pen.require(count, stage.width, stage.map)
+            self.pen.write(
                 stage, embed(rows, np.arange(count), np.arange(rows.shape[1]), (count, stage.inputs)), np.zeros(count)
             )
             if (top > stage.cap).any():
@@ -332,19 +328,19 @@ class _Writer:
 
     def _joined(self, piece: Branch, skip: Plain, beside: Registers, read: sp.csr_matrix | None) -> Registers:
         """Write the stage after a sum of two maps: all units of a layer, reading both paths."""
-        _require_bent(beside, skip.map)
+        require_bent(beside, skip.map)
         layer = self._layer()
         rows = np.arange(layer.units)
-        expand, back = self._units(layer, self._slope(piece.slope), rows)
-        self._require(expand.shape[0], piece.width, piece.exit.map)
+        expand, back = self._units(layer, self.pen.slope(piece.slope), rows)
+        self.pen.require(expand.shape[0], piece.width, piece.exit.map)
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1])
         factor = power_of_two(top, piece.cap)
         scaled = (sp.diags(factor) @ expand).tocsr()
-        self._write(skip, scaled @ beside.read, scaled @ beside.offset, self._unit(layer, beside))
+        self.pen.write(skip, scaled @ beside.read, scaled @ beside.offset, self.pen.unit(layer, beside))
         if read is not None:
-            self._write_wide(piece.exit, scaled @ read)
+            self.pen.write_wide(piece.exit, scaled @ read)
         recover = (back @ sp.diags(1 / factor)).tocsr()
-        unit = self._one(skip, expand.shape[0])
+        unit = self.pen.one(skip, expand.shape[0])
         return self._after(self._following(), recover, factor * top, piece.width, unit)
 
     def _summed(
@@ -355,7 +351,7 @@ class _Writer:
         found = compress(rows)
         count = found.parts.shape[0]
         if not count:
-            self._silent(piece.exit)
+            self.pen.silence_stage(piece.exit)
             return placed
         window = np.zeros(piece.width, dtype=bool)
         window[piece.written : piece.written + piece.exit.width] = True
@@ -370,7 +366,7 @@ class _Writer:
         full = embed(found.parts, place - piece.written, np.arange(len(sizes)), (piece.exit.width, len(sizes)))
         gains = np.zeros(piece.exit.width)
         gains[place - piece.written] = factor
-        self._write_wide(piece.exit, (sp.diags(gains) @ full @ back).tocsr())
+        self.pen.write_wide(piece.exit, (sp.diags(gains) @ full @ back).tocsr())
         wanted = (found.mix[:, fresh] @ sp.diags(1 / factor[fresh])).tocsr()
         added = embed(wanted, np.arange(wanted.shape[0]), place[fresh], placed.read.shape)
         return replace(placed, read=(placed.read + added).tocsr(), empty=empty, top=tops)
@@ -383,7 +379,7 @@ class _Writer:
         place = np.full(count, -1)
         for part in range(count):
             if piece.merge == "add" and count <= FEW:  # only sums are few
-                place[part] = _same_column(columns, mix[:, [part]], placed, window, place)
+                place[part] = same_column(columns, mix[:, [part]], placed, window, place)
             if place[part] < 0:
                 if not free:
                     raise CapacityError(
@@ -397,18 +393,18 @@ class _Writer:
         self, piece: Branch, layer: Layer, new: np.ndarray, rows: sp.csr_matrix, through: Registers, beside: Registers
     ) -> Registers:
         """Write pre-activations into the new channels of a concatenation; every later activation bends them."""
-        expand, back = self._units(layer, self._slope(piece.entry.slope), new)
+        expand, back = self._units(layer, self.pen.slope(piece.entry.slope), new)
         count = expand.shape[0]
-        self._require(count, piece.exit.width, piece.exit.map)
+        self.pen.require(count, piece.exit.width, piece.exit.map)
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1][new])
         factor = power_of_two(top, piece.entry.cap)
         scaled = (sp.diags(factor) @ expand).tocsr()
         constant = scaled @ through.offset[new]
-        waiting, unit = np.zeros(piece.exit.width), self._unit(layer, through)
-        if piece.exit.norms or self._has_bias(piece.exit.map) or unit is not None:
-            self._write(piece.exit, scaled @ through.read[new], constant, unit)
+        waiting, unit = np.zeros(piece.exit.width), self.pen.unit(layer, through)
+        if piece.exit.norms or self.pen.has_bias(piece.exit.map) or unit is not None:
+            self.pen.write(piece.exit, scaled @ through.read[new], constant, unit)
         else:
-            self._write(piece.exit, scaled @ through.read[new], np.zeros(count))
+            self.pen.write(piece.exit, scaled @ through.read[new], np.zeros(count))
             waiting[:count] = constant
         placed = self._placed(piece, beside)
         at = piece.written + np.arange(count)
@@ -422,84 +418,7 @@ class _Writer:
 
     def _placed(self, piece: Branch, state: Registers) -> Registers:
         """Return the registers of the identity path where they lie after the merge."""
-        return state if piece.merge == "add" else _shifted(Shift(piece.offset, piece.width), state)
-
-    # --- parameters -----------------------------------------------------------------------------------------------
-
-    def _slope(self, slope: float) -> float:
-        return float(torch.tensor(slope, dtype=self.dtype))  # the slope that the network will use
-
-    def _require(self, wanted: int, width: int, name: str) -> None:
-        if wanted > width:
-            raise CapacityError(
-                f"'{name}' has {width} channels and {wanted} are needed; lower the resolution or widen it"
-            )
-
-    def _has_bias(self, name: str) -> bool:
-        return getattr(self.modules[name], "bias", None) is not None
-
-    def _unit(self, layer: Layer, state: Registers) -> int | None:
-        """Return the channel that is one, where constants may be read from it: units of a curve read τ alone."""
-        return None if layer.role == "spline" else state.unit
-
-    def _write(self, stage: Plain, rows: sp.csr_matrix, constant: np.ndarray, unit: int | None = None) -> None:
-        """Write rows and constants into the first channels of a stage's map and norms.
-
-        A map without bias leaves constants to its norm, where they meet the rounded product: an error in proportion to
-        the product, not to what is left of it. Read from a channel that is one (``unit``) they cancel exactly.
-        """
-        count = rows.shape[0]
-        if unit is not None and constant.any() and not self._has_bias(stage.map):
-            at = np.flatnonzero(constant)
-            read = sp.csr_matrix((constant[at], (at, np.full(len(at), unit))), shape=rows.shape)
-            rows, constant = (rows + read).tocsr(), np.zeros(len(constant))
-        used, offset = np.zeros(stage.width, dtype=bool), np.zeros(stage.width)
-        used[:count] = (np.diff(rows.tocsr().indptr) > 0) | (constant != 0)
-        offset[:count] = constant
-        scale = np.ones(stage.width)
-        if stage.norms:
-            norm = self.modules[stage.norms[0]]
-            scale = np.full(stage.width, batchnorm.scale_for(norm))
-        elif offset.any() and not self._has_bias(stage.map):
-            raise CapacityError(
-                f"'{stage.map}' has neither bias nor norm, and a constant is needed there; use bias=True"
-            )
-        if self.dry:
-            return
-        shape = (stage.width, stage.inputs)
-        full = embed((sp.diags(scale[:count]) @ rows).tocsr(), np.arange(count), np.arange(rows.shape[1]), shape)
-        self.set_weight(stage.map, full)
-        if self._has_bias(stage.map):
-            self.parameters[f"{stage.map}.bias"] = torch.from_numpy(offset * scale).to(self.dtype)
-            offset = np.zeros(stage.width)
-        for position, norm in enumerate(stage.norms):
-            self.set_norm(norm, used, offset if not position else np.zeros(stage.width), 1.0 if position else scale)
-
-    def _write_wide(self, stage: Plain, rows: sp.csr_matrix) -> None:
-        """Write rows over the first channels that a map reads, without constants."""
-        count, inputs = rows.shape
-        full = embed(rows, np.arange(count), np.arange(inputs), (count, stage.inputs))
-        self._write(stage, full, np.zeros(count))
-
-    def _silent(self, stage: Plain) -> None:
-        for name in (stage.map, *stage.norms):
-            if name:
-                self.silence(name)
-
-    def set_weight(self, name: str, matrix: sp.csr_matrix) -> None:
-        """Write a matrix between channels into a map."""
-        if not self.dry:
-            self.parameters[f"{name}.weight"] = affine.block(self.modules[name], name, matrix)
-
-    def set_norm(self, name: str, used: np.ndarray, constant: np.ndarray, scale: np.ndarray | float = 1.0) -> None:
-        """Make a norm the identity on the channels used, plus a constant."""
-        if not self.dry:
-            self.parameters |= batchnorm.parameters(name, self.modules[name], used, constant, scale)
-
-    def silence(self, name: str) -> None:
-        """Set every parameter of a module to zero."""
-        for key, parameter in self.modules[name].named_parameters():
-            self.parameters[f"{name}.{key}"] = torch.zeros(parameter.shape, dtype=parameter.dtype)
+        return state if piece.merge == "add" else shifted(piece.offset, piece.width, state)
 
 
 def injection(stages: Stages, model: nn.Module) -> str:
@@ -516,53 +435,3 @@ def injection(stages: Stages, model: nn.Module) -> str:
     raise CapacityError(
         f"layer '{first.map}' has no bias that the pattern is injected into, and no BatchNorm after it; use bias=True"
     )
-
-
-def _shifted(shift: Shift, state: Registers) -> Registers:
-    """Return the registers as part of a wider tensor."""
-    to = shift.offset + np.arange(state.channels)
-    empty, top, raw = np.ones(shift.width, dtype=bool), np.zeros(shift.width), np.zeros(shift.width)
-    waits = np.zeros(shift.width, dtype=bool)
-    empty[to], top[to], raw[to], waits[to] = state.empty, state.top, state.raw, state.waits
-    rows = state.read.shape[0]
-    read = embed(state.read, np.arange(rows), to, (rows, shift.width))
-    unit = None if state.unit is None else int(to[state.unit])
-    return Registers(read, state.offset, empty, top, raw, waits, unit)
-
-
-def _require_bent(state: Registers, name: str) -> None:
-    if state.waits[state.needed].any():
-        raise CapacityError(f"'{name}' reads the stream without the activation that its registers wait for")
-
-
-def _same_column(
-    columns: sp.csc_matrix, wanted: sp.csc_matrix, placed: Registers, window: np.ndarray, taken: np.ndarray
-) -> int:
-    """Return a channel that every row reads just as it reads a functional, so that it may be added there; −1 if none.
-
-    What is added is ≥ 0, as is the channel, so activations on the way change nothing.
-    """
-    wanted = wanted.copy()
-    wanted.eliminate_zeros()
-    wanted.sort_indices()
-    for channel in np.flatnonzero(window & ~placed.empty):
-        if channel in taken or placed.raw[channel]:
-            continue
-        span = slice(columns.indptr[channel], columns.indptr[channel + 1])
-        kept = columns.data[span] != 0
-        index, data = columns.indices[span][kept], columns.data[span][kept]
-        order = np.argsort(index)
-        same = np.array_equal(index[order], wanted.indices) and np.array_equal(data[order], wanted.data)
-        if len(index) and same:
-            return int(channel)
-    return -1
-
-
-def _unit_bounds(program: Program) -> list[np.ndarray]:
-    """Return upper bounds of every unit over the box, by intervals."""
-    size = np.ones(program.z)
-    bounds = []
-    for layer in program.layers:
-        size = np.maximum(layer.weight.maximum(0) @ size + layer.bias, 0.0)
-        bounds.append(size)
-    return bounds

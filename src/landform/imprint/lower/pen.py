@@ -1,0 +1,130 @@
+"""Write rows and constants into the parameters of one stage: its map, its norms, its channel that is one."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from landform.errors import CapacityError
+from landform.imprint.lower import affine, batchnorm
+from landform.imprint.lower.registers import Registers, embed
+from landform.imprint.lower.stages import Plain
+from landform.program.program import Layer
+
+
+@dataclass
+class Pen:
+    """Collects the new parameters of a network, whose own are not changed.
+
+    Args:
+        model: The network, for shapes, dtypes and statistics.
+        dry: Write nothing, only check what fits.
+        ones: Whether to keep a channel that is one, from which constants can be read.
+        parameters: What was written, by qualified name.
+    """
+
+    model: nn.Module
+    dry: bool = False
+    ones: bool = True
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.modules = dict(self.model.named_modules())
+        self.dtype = next(self.model.parameters()).dtype
+
+    def slope(self, slope: float) -> float:
+        """Return a slope as the network will use it."""
+        return float(torch.tensor(slope, dtype=self.dtype))
+
+    def require(self, wanted: int, width: int, name: str) -> None:
+        """Refuse more channels than there are.
+
+        Raises:
+            CapacityError: Naming the module.
+        """
+        if wanted > width:
+            raise CapacityError(
+                f"'{name}' has {width} channels and {wanted} are needed; lower the resolution or widen it"
+            )
+
+    def has_bias(self, name: str) -> bool:
+        """Say whether a map has a bias."""
+        return getattr(self.modules[name], "bias", None) is not None
+
+    def unit(self, layer: Layer, state: Registers) -> int | None:
+        """Return the channel that is one, where constants may be read from it: units of a curve read τ alone."""
+        return None if layer.role == "spline" else state.unit
+
+    def write(self, stage: Plain, rows: sp.csr_matrix, constant: np.ndarray, unit: int | None = None) -> None:
+        """Write rows and constants into the first channels of a stage's map and norms.
+
+        A map without bias leaves constants to its norm, where they meet the rounded product: an error in proportion to
+        the product, not to what is left of it. Read from a channel that is one (``unit``) they cancel exactly.
+        """
+        count = rows.shape[0]
+        if unit is not None and constant.any() and not self.has_bias(stage.map):
+            at = np.flatnonzero(constant)
+            read = sp.csr_matrix((constant[at], (at, np.full(len(at), unit))), shape=rows.shape)
+            rows, constant = (rows + read).tocsr(), np.zeros(len(constant))
+        used, offset = np.zeros(stage.width, dtype=bool), np.zeros(stage.width)
+        used[:count] = (np.diff(rows.tocsr().indptr) > 0) | (constant != 0)
+        offset[:count] = constant
+        scale = np.ones(stage.width)
+        if stage.norms:
+            norm = self.modules[stage.norms[0]]
+            scale = np.full(stage.width, batchnorm.scale_for(norm))
+        elif offset.any() and not self.has_bias(stage.map):
+            raise CapacityError(
+                f"'{stage.map}' has neither bias nor norm, and a constant is needed there; use bias=True"
+            )
+        if self.dry:
+            return
+        shape = (stage.width, stage.inputs)
+        full = embed((sp.diags(scale[:count]) @ rows).tocsr(), np.arange(count), np.arange(rows.shape[1]), shape)
+        self.set_weight(stage.map, full)
+        if self.has_bias(stage.map):
+            self.parameters[f"{stage.map}.bias"] = torch.from_numpy(offset * scale).to(self.dtype)
+            offset = np.zeros(stage.width)
+        for position, norm in enumerate(stage.norms):
+            self.set_norm(norm, used, offset if not position else np.zeros(stage.width), 1.0 if position else scale)
+
+    def write_wide(self, stage: Plain, rows: sp.csr_matrix) -> None:
+        """Write rows over the first channels that a map reads, without constants."""
+        count, inputs = rows.shape
+        full = embed(rows, np.arange(count), np.arange(inputs), (count, stage.inputs))
+        self.write(stage, full, np.zeros(count))
+
+    def silence_stage(self, stage: Plain) -> None:
+        """Set the map and the norms of a stage to zero."""
+        for name in (stage.map, *stage.norms):
+            if name:
+                self.silence(name)
+
+    def set_weight(self, name: str, matrix: sp.csr_matrix) -> None:
+        """Write a matrix between channels into a map."""
+        if not self.dry:
+            self.parameters[f"{name}.weight"] = affine.block(self.modules[name], name, matrix)
+
+    def set_norm(self, name: str, used: np.ndarray, constant: np.ndarray, scale: np.ndarray | float = 1.0) -> None:
+        """Make a norm the identity on the channels used, plus a constant."""
+        if not self.dry:
+            self.parameters |= batchnorm.parameters(name, self.modules[name], used, constant, scale)
+
+    def silence(self, name: str) -> None:
+        """Set every parameter of a module to zero."""
+        if self.dry:
+            return
+        for key, parameter in self.modules[name].named_parameters():
+            self.parameters[f"{name}.{key}"] = torch.zeros(parameter.shape, dtype=parameter.dtype)
+
+    def one(self, stage: Plain, channel: int) -> int | None:
+        """Make a channel one by the constants of a stage's norms; return it, or None where it cannot be."""
+        if not self.ones or not stage.norms or channel >= stage.width:
+            return None
+        if not self.dry:
+            for norm in stage.norms:
+                bias = self.parameters[f"{norm}.bias"]
+                bias[channel] = 1.0
+        return channel
