@@ -124,9 +124,13 @@ class PatternOptions:
 class CompileOptions:
     """How a pattern becomes weights."""
 
-    method: Annotated[str, Parameter(help="'constant': Theorem 1, a network that does not read its input.")] = (
-        "constant"
-    )
+    method: Annotated[
+        str,
+        Parameter(
+            help="'constant': Theorem 1, a network that does not read its input. 'offset', 'per-sample': Theorem 2, in"
+            " a trained --model."
+        ),
+    ] = "constant"
     range: Annotated[
         list[str] | None,
         Parameter(
