@@ -176,3 +176,20 @@ def test_a_pattern_too_fine_says_what_the_network_holds():
     pattern = lf.Pattern(torch.rand(65, 65, dtype=torch.float64, generator=GENERATOR))
     with pytest.raises(CapacityError, match=r"hold, for z = 2:\n  hats \(carry\)"):
         lf.imprint(pattern, lf.Task(NETS["resnet"](), data=(X, Y)), direct=False)
+
+
+def test_a_kernel_that_reads_its_neighbours_is_not_proved():
+    imprint = lf.imprint(PATTERN, lf.Task(NETS["resnet"](), data=(X, Y)))
+    with torch.no_grad():
+        dict(imprint.model.named_parameters())["blocks.3.conv1.weight"][0, 0, 0, 0] = 1e-3
+    again = lf.certify(imprint)
+    assert not again.holds
+    assert "is not zero beside its tap (1, 1)" in again.failures[0]
+
+
+def test_an_input_that_is_read_is_not_proved():
+    imprint = lf.imprint(PATTERN, lf.Task(NETS["resnet"](), data=(X, Y)))
+    with torch.no_grad():
+        dict(imprint.model.named_parameters())["conv1.weight"][3, 0, 1, 1] = 1e-3
+    again = lf.certify(imprint)
+    assert "so the output depends on the input" in again.failures[0]
