@@ -137,7 +137,9 @@ def _error(made: lf.Imprint, inputs: Tensor, points: int) -> tuple[float, bool]:
 def _saving(model: nn.Module) -> float:
     with TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, Path(folder) / "weights.safetensors")
+        save_file(
+            {k: v.detach().contiguous() for k, v in model.named_parameters()}, Path(folder) / "weights.safetensors"
+        )
         return time.perf_counter() - begin
 
 
