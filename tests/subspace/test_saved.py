@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from landform import Subspace, between, combine, load_subspace, random_plane, save_subspace
+from landform import Subspace, between, combine, imprint, load_subspace, random_plane, save_subspace
 from landform.errors import InputError
 from landform.subspace.curve import Curve
 
@@ -72,6 +72,14 @@ def test_curves_and_mixtures(tmp_path):
     same(curve, again, torch.tensor([0.3]))
     mixed = combine(line, random_plane(a, seeded=True), between(a, network(2)))
     same(mixed, load_subspace(save_subspace(mixed, tmp_path / "mixed")), torch.tensor([0.3, 0.1, 0.2, 0.4]))
+
+
+def test_the_subspace_of_an_imprint_is_one_of_these(tmp_path):
+    made = imprint("formula:sphere", "digits")
+    again = load_subspace(save_subspace(made.subspace, tmp_path / "plane"))
+    same(made.subspace, again, torch.tensor([0.25, 0.75]))
+    with pytest.raises(InputError, match=r"is a bundle; its subspace is landform.load\("):
+        load_subspace(made.save(tmp_path / "bundle"))
 
 
 def test_a_saved_subspace_is_replaced_and_nothing_else_is(tmp_path):

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Part:
         """Numbers in a row: a filter, or one number where there are none."""
         return 1 if self.filters is None else self.filters.size
 
-    @property
+    @cached_property
     def tiles(self) -> list[slice]:
         """Rows of each tile."""
         rows, step = self.numel // self.size, max(1, TILE // self.size)
