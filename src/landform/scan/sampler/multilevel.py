@@ -107,7 +107,7 @@ class Multilevel(AbstractSampler):
 
     Cost:
         Of its own, 4 kB a node for the draws of errors (1,000 of them) and 4 bytes per sample evaluated, for nodes
-        that have children; a second or two for 257×257.
+        that have children; some 3 s for 257×257 if no node is left out, and 0.5 GB.
 
     References:
         M. B. Giles, *Multilevel Monte Carlo methods*, Acta Numerica 24 (2015); H. Yserentant, *On the multi-level
