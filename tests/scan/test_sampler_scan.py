@@ -33,8 +33,11 @@ def test_a_tolerance_holds_at_a_fraction_of_the_work(trained):
     assert surface.attrs["evaluations"] < 1089 / 4
     measured = surface.samples.values > 0
     assert (surface.loss_upper.values - surface.loss.values)[measured].max() <= 1.3 * surface.attrs["loss_tolerance"]
+    rounding = 1e-6  # engines may take samples in other blocks
     for name in ("loss", "accuracy"):
-        inside = (surface[f"{name}_lower"] <= exact[name] + 1e-9) & (exact[name] - 1e-9 <= surface[f"{name}_upper"])
+        inside = (surface[f"{name}_lower"] <= exact[name] + rounding) & (
+            exact[name] - rounding <= surface[f"{name}_upper"]
+        )
         assert bool(inside.values[measured].all())
     assert set(np.unique(surface.status.values)) <= {0, 1}
     assert (surface.status.values[~measured] == 1).all()
