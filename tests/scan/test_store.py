@@ -260,7 +260,7 @@ def test_two_writers_at_once_do_no_harm(recipe, rounds, square, same, tmp_path):
     whole = measure(None, rounds, recipe, square)
     processes = [writer(tmp_path / "s", tmp_path / "log", wait=0.02) for _ in range(2)]
     for process in processes:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         assert sum(map(int, out.split())) == 175
     done = measure(ScanStore(tmp_path / "s", IDENTITY), rounds, recipe, square)
@@ -278,7 +278,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(recipe, rounds, square, same, t
         " resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))"
     )
     process = writer(tmp_path / "s", "/dev/null", before=full)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "StoreError: cannot write round-00001" in err
     assert "File too large" in err

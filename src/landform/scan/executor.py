@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from landform.errors import ExecutorError, InputError, MissingExtraError
 from landform.scan.engine.base import AbstractEngine
-from landform.scan.worker import Answer, Factory, Item, Payload, answer, compute
+from landform.scan.worker import Answer, Factory, Item, Payload, answer, compute, forget
 
 AHEAD = 3
 """Items under way for each worker: one computed, the others waiting so that it never is."""
@@ -94,6 +94,10 @@ class FuturesPool(AbstractPool):
         finally:
             for future in waiting:
                 future.cancel()
+
+    def close(self) -> None:
+        """Let go of the engine, if the executor computed in this very thread."""
+        forget(self._payload.key)
 
     def _submit(self, waiting: dict[Any, tuple[Item, bool]], item: Item, *, with_payload: bool) -> None:
         full = with_payload or self._free or self._lacking > self._workers + self._having
