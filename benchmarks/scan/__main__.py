@@ -1,7 +1,7 @@
 """Run the benchmarks of measuring: ``python -m benchmarks.scan [--quick] [--only NAME…] [--output FOLDER]``.
 
-Other tools run in an environment of their own: ``make_peers.sh FOLDER`` (beside this file) makes it, ``PEERS=FOLDER`` names
-it. Without it they are said to be missing. Two free cores and some twenty minutes are assumed.
+Other tools run in an environment of their own: ``make_peers.sh FOLDER`` (beside this file) makes it, ``PEERS=FOLDER``
+names it. Without it they are said to be missing. Two free cores and some twenty minutes are assumed.
 """
 
 import argparse
