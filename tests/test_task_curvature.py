@@ -50,7 +50,7 @@ def dense(model, loss):
 
 @pytest.mark.parametrize("kind", ["loss", "step", "scalar"])
 def test_a_network_with_weights_and_ignored_labels(kind, monkeypatch):
-    monkeypatch.setattr("landform.task.task.DEFAULT_BATCH", 10)
+    monkeypatch.setattr("landform.task.probed.DEFAULT_BATCH", 10)
     model = net()
     weight = torch.tensor([1.0, 4.0, 0.5]).double()
     if kind == "loss":
