@@ -177,6 +177,14 @@ def untrained():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10)).eval()
 
 
+@pytest.mark.parametrize("method", ["offset", "per-sample"])
+def test_the_random_generator_is_left_as_it_was(trained, method):
+    task = trained("cnn")
+    before = torch.random.get_rng_state()
+    lf.imprint(BOWL, task, method=method)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_bad_input(trained):
     task = trained("mlp")
     state = copy.deepcopy(task.model.state_dict())

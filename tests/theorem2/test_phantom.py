@@ -146,6 +146,13 @@ def test_smooth_phantoms_have_the_hessian_that_autograd_finds(name, options, wan
     assert (measured(made, h) - made.true(h)).abs().max() <= made.bound
 
 
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_random_generator_is_left_as_it_was(smooth):
+    before = torch.random.get_rng_state()
+    phantom("bowl", resolution=4, smooth=smooth)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_a_sampled_phantom_says_why_it_has_no_hessian():
     with pytest.raises(InputError, match="affine in every cell"):
         phantom("bowl", resolution=4).hessian()

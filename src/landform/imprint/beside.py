@@ -231,13 +231,16 @@ def _like(module: nn.Module, before_old: int, before_new: int, width: int) -> nn
     assert isinstance(weight, Tensor)
     if isinstance(module, nn.Linear):
         inputs = module.in_features // before_old * before_new if before_old else module.in_features
-        made: nn.Module = nn.Linear(inputs, width, bias=module.bias is not None, dtype=weight.dtype)
+        with torch.device("meta"):  # no random initialisation: it would move the caller's generator
+            made: nn.Module = nn.Linear(inputs, width, bias=module.bias is not None, dtype=weight.dtype)
     else:
         assert isinstance(module, _CONVS)
         for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode"):
             options[key] = getattr(module, key)
         inputs = before_new if before_old else module.in_channels
-        made = type(module)(inputs, width, bias=module.bias is not None, dtype=weight.dtype, **options)
+        with torch.device("meta"):
+            made = type(module)(inputs, width, bias=module.bias is not None, dtype=weight.dtype, **options)
+    made = made.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.zero_()

@@ -218,7 +218,7 @@ def with_scores(model: nn.Module, trunk: Trunk, live: Tensor, weight: Tensor, bi
     stem = copy.deepcopy(model)
     old: Any = stem.get_submodule(trunk.head)
     classes = len(bias)
-    head = nn.Linear(old.weight.shape[1], 2 * classes, dtype=old.weight.dtype)
+    head = _empty(old.weight.shape[1], 2 * classes, old.weight.dtype)
     with torch.no_grad():
         head.weight.zero_()
         head.weight[:, live] = torch.cat([weight, weight]).to(head.weight.dtype)
@@ -231,7 +231,7 @@ def with_tail(stem: nn.Module, name: str, classes: int) -> nn.Module:
     """Return a copy whose head goes on: ReLU, then logit_c = unit_c − unit_(C + c)."""
     big = copy.deepcopy(stem)
     first: Any = big.get_submodule(name)
-    last = nn.Linear(2 * classes, classes, dtype=first.weight.dtype)
+    last = _empty(2 * classes, classes, first.weight.dtype)
     with torch.no_grad():
         last.weight.copy_(torch.cat([torch.eye(classes), -torch.eye(classes)], dim=1))
         last.bias.zero_()
@@ -258,6 +258,13 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module in the place of another."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent) if parent else model, last, module)
+
+
+def _empty(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Linear:
+    """Return a Linear without random initialisation, which would move the caller's generator."""
+    with torch.device("meta"):
+        made = nn.Linear(inputs, outputs, dtype=dtype)
+    return made.to_empty(device="cpu")
 
 
 def slack_of(response: PerSampleResponse, model: nn.Module, trunk: Trunk) -> float:

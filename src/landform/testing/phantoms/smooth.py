@@ -91,8 +91,10 @@ def quadratic(
     matrix = ((values.abs() * z / 2).sqrt()[:, None] * vectors.T).to(dtype).double()
     mean = targets.double().mean(dim=0)
     bias = (mean - matrix @ torch.tensor(centre, dtype=torch.float64)).to(dtype).double()
-    last = nn.Linear(z, z)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(flat.shape[1], z), nn.ReLU(), last).to(dtype).eval()
+    with torch.device("meta"):  # no random initialisation: it would move the caller's generator
+        first, last = nn.Linear(flat.shape[1], z, dtype=dtype), nn.Linear(z, z, dtype=dtype)
+    first, last = first.to_empty(device="cpu"), last.to_empty(device="cpu")
+    model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
