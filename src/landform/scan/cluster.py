@@ -17,6 +17,7 @@ from landform.scan.worker import Answer, Factory, Item, Payload, compute_all, fo
 
 distributed: Any = import_module("distributed")  # most of it has no annotations
 CONNECT_SECONDS = 10
+TRIES = 3
 AHEAD = 3
 """Bundles under way for each thread of the cluster, so that none waits for the scheduler."""
 BUNDLE_SECONDS = 0.25
@@ -72,13 +73,24 @@ class DaskPool(AbstractPool):
             payload = Payload.of(factory)
             self._plugin = _Deliver(payload)
             self._key = payload.key
-            self._client.register_plugin(self._plugin)
+            self._register()
             if not self._client.scheduler_info(n_workers=1)["workers"]:
                 text = f"the dask cluster at {self._client.scheduler.address} has no workers yet; waiting for one"
                 warnings.warn(text, stacklevel=2)
         except BaseException:
             self.close()
             raise
+
+    def _register(self) -> None:
+        """Hand out the payload; once more where a connection broke, as when a worker has just died."""
+        for attempt in range(TRIES):
+            try:
+                self._client.register_plugin(self._plugin)
+                return
+            except OSError as error:
+                if attempt == TRIES - 1:
+                    raise ExecutorError(f"the dask cluster did not take the model ({error}); is it running?") from error
+                time.sleep(1)
 
     def compute(self, items: Iterable[Item]) -> Generator[Answer]:
         """Compute items as the scheduler places them; short ones travel in bundles of about `BUNDLE_SECONDS`."""
