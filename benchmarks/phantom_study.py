@@ -84,7 +84,7 @@ def curvature() -> Table:
             )
     notes = (
         "at h = (0.5, 0.5) for differences, at (0.55, 0.6), inside a cell, for autograd",
-        "sampled, autograd: the truth is affine there; what is found is the bend between two knots of the response curve",
+        "sampled, autograd: the truth is affine there; what is found is the bend between knots of the response curve",
     )
     return Table("Second derivatives", rows, notes)
 
