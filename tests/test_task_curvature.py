@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+import transformers
 from torch import nn
 from torch.func import functional_call, grad, jacrev
 
-import transformers
 from landform.data import Data
 from landform.errors import InputError
 from landform.task import Task

@@ -68,8 +68,9 @@ def test_a_lightning_trainer(tmp_path):
 
 def recorded_by_hugging_face(trajectory, tmp_path):
     """Train with the real trainer where accelerate is there, else by the trainer's own handler of callbacks."""
-    from landform.callbacks import HuggingFaceTrajectory
     from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from landform.callbacks import HuggingFaceTrajectory
 
     callback = HuggingFaceTrajectory(trajectory, every=2)
     inputs, labels = examples()
