@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from landform.pattern import Pattern, SumPattern
     from landform.program.capacity import capacity
     from landform.scan import scan, transfer
+    from landform.scan.plan import plan_scan
     from landform.subspace import (
         Curve,
         Subspace,
@@ -56,6 +57,7 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
     "SumPattern",
     "Mesh",
     "scan",
+    "plan_scan",
     "transfer",
     "Subspace",
     "random_plane",
@@ -94,6 +96,7 @@ _HOME = {
     "SumPattern": "landform.pattern",
     "Mesh": "landform.mesh",
     "scan": "landform.scan",
+    "plan_scan": "landform.scan.plan",
     "transfer": "landform.scan",
     "Subspace": "landform.subspace",
     "random_plane": "landform.subspace",

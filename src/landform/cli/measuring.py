@@ -1,7 +1,6 @@
 """What ``landform scan`` measures: a bundle on its own plane, or the user's network on one that is built here."""
 
 import math
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from landform.task import Task
 
 Options = Mapping[str, Any]
-PROBE = 5
-"""Points whose time is taken for a dry run."""
 
 
 def measure_bundle(
@@ -98,10 +95,8 @@ def plan_own(factory: str, source: Options, given: Options, voice: Voice) -> tup
     Returns:
         What ``--json`` prints, and the text.
     """
-    import torch
-
     from landform.scan.places import grid_places
-    from landform.scan.plan import build_engine
+    from landform.scan.plan import plan_scan
 
     task, data = _task(factory, source, voice)
     options, space, places = _where(task, source, voice)
@@ -109,20 +104,16 @@ def plan_own(factory: str, source: Options, given: Options, voice: Voice) -> tup
     h = grid_places(space.z, nodes, ranges=places["ranges"], axes=places["axes"]).h
     with voice.step("probing"):
         told = {key: given[key] for key in ("engine", "batch_size") if key in given}
-        engine = build_engine(task, space, **told)
-        some = h[torch.linspace(0, len(h) - 1, min(PROBE, len(h))).long()]
-        engine.sums(some[:1])  # the first call compiles, allocates and fills caches
-        begin = time.perf_counter()
-        engine.sums(some)
-        seconds = (time.perf_counter() - begin) / len(some) * len(h)
+        chosen = plan_scan(task, space, h, **told)
     share = min(1.0, given["subset"] / task.n) if "subset" in given else 1.0
     result = {
         "plane": sentence(options, space),
         "points": len(h),
         "samples": task.n,
-        "engine": type(engine).__name__.removesuffix("Engine").lower(),
+        "engine": chosen.engine,
+        "reason": chosen.reason,
         "evaluations": len(h) * share,
-        "seconds": seconds * share * (len(data) if data is not None else 1),
+        "seconds": chosen.seconds * share * (len(data) if data is not None else 1),
         "tolerance": given.get("tolerance", 0.0),
     }
     sampled = "; with --tolerance a fraction of that, which only sampling finds out" if result["tolerance"] else ""
@@ -132,7 +123,7 @@ def plan_own(factory: str, source: Options, given: Options, voice: Voice) -> tup
             "points",
             f"{len(h):,}, each a pass over {task.n:,} samples" + (f", of which {share:.2g}" if share < 1 else ""),
         ),
-        ("engine", result["engine"]),
+        ("engine", f"{chosen.engine}: {chosen.reason}"),
         ("time", f"about {result['seconds']:.3g} s on one process{sampled}"),
     ]
     return result, table(rows) + "\nnothing was written: this was a dry run"
