@@ -96,7 +96,10 @@ def test_there_is_no_bundle(tmp_path):
         (lambda raw: raw.pop("range"), r"imprint.json is corrupted: range: Field required"),
         (lambda raw: raw.update(range=[2, 1]), r"range is \[2.0, 1.0\], wanted lo < hi"),
         (lambda raw: raw.update(range=["nan", 1]), r"range.0: Input should be a finite number"),
-        (lambda raw: raw.update(method="magic"), r"method: Input should be 'constant', got 'magic'"),
+        (
+            lambda raw: raw.update(method="magic"),
+            r"method: Input should be 'constant', 'offset' or 'per-sample', got 'magic'",
+        ),
         (lambda raw: raw.update(spline_stage=77), r"spline_stage is 77, the network has"),
         (lambda raw: raw.update(z=3), r"directions.safetensors has no tensor for coordinate 2"),
         (lambda raw: raw.update(z=1), r"directions.safetensors has a tensor '1/1.bias'; wanted"),

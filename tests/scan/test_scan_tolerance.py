@@ -33,7 +33,8 @@ def test_it_is_the_full_surface_within_its_intervals(trained):
     height = float(np.ptp(np.quantile(full.loss, (0.01, 0.99))))
     assert float(abs(found.loss - full.loss).max()) < 0.04 * height
     measured = found.status.values == 0
-    inside = (found.loss_lower <= full.loss + 1e-9) & (full.loss <= found.loss_upper + 1e-9)
+    rounding = 1e-6  # a node on all samples has no error of sampling; its samples were taken in other blocks
+    inside = (found.loss_lower <= full.loss + rounding) & (full.loss <= found.loss_upper + rounding)
     assert inside.values[measured].all()
     assert np.isnan(found.loss_lower.values[~measured]).all()
     assert (found.samples.values[~measured] == 0).all()
