@@ -1,6 +1,6 @@
 """What a scan is of: enough to tell whether stored answers are answers to the same questions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,27 +104,61 @@ def subspace_hash(subspace: AnySpace, h: Float64[Tensor, "points z"]) -> str:
 def work_of(task: Task) -> float:
     """Count the multiply-adds of one sample at one point; at least 1.
 
-    Counted, not timed, so that it is the same number on every machine. Elementwise operations do not count.
+    Counted, not timed, so that it is the same number on every machine. Of a module: its layers' products, by the shapes
+    of weights and outputs as they are called; other weights once a sample. Of a function: every operation that PyTorch
+    can count (which takes seconds the first time, since PyTorch's compiler is loaded for it).
 
     Args:
         task: The task.
 
     Returns:
-        Multiply-adds of matrix products, convolutions and attention in a forward pass, per sample.
+        Multiply-adds of matrix products and convolutions in a forward pass, per sample.
 
     Example:
         >>> work_of(Task(nn.Linear(64, 10), data="digits"))
         640.0
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     n = min(2, task.n)
-    with FlopCounterMode(display=False) as counter:
+
+    def once() -> None:
         if task.step is None:
             task.run(None, task.batch(slice(0, n)))
         else:
             task.sums(index=slice(0, n))
-    return max(1.0, float(counter.get_total_flops()) / (2 * n))
+
+    if not isinstance(task.model, nn.Module):
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            once()
+        return max(1.0, float(counter.get_total_flops()) / (2 * n))
+    counted: dict[int, float] = {}
+    hooks = []
+    for module in task.model.modules():
+        weight = module._parameters.get("weight")
+        if isinstance(module, nn.Embedding):
+            counted[id(weight)] = 0.0  # looked up, not multiplied
+        elif weight is not None and weight.ndim > 1:
+            hooks.append(module.register_forward_hook(_counter(weight, counted)))
+    try:
+        once()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    others = sum(p.numel() for p in task.model.parameters() if p.ndim > 1 and id(p) not in counted)
+    return max(1.0, sum(counted.values()) / n + others)
+
+
+def _counter(weight: Tensor, counted: dict[int, float]) -> Callable[[nn.Module, Any, object], None]:
+    """Return a hook that adds a layer's products: one of the weight's size for every position of its output."""
+    convolution = weight.ndim > 2
+
+    def count(_module: nn.Module, _given: Any, returned: object) -> None:
+        if isinstance(returned, Tensor) and returned.ndim > 1:
+            channels = returned.shape[1] if convolution else returned.shape[-1]
+            counted[id(weight)] = counted.get(id(weight), 0.0) + returned.numel() / channels * weight.numel()
+
+    return count
 
 
 def on_device(task: Task) -> bool:
