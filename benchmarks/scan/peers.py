@@ -29,7 +29,7 @@ class Side:
 
     def __init__(self, tool: str, workload: str) -> None:
         own = tool in ("loss-landscapes", "landscaper")
-        python = Path(os.environ.get("PEERS", "/tmp/peers")) / "bin" / "python" if own else Path(sys.executable)
+        python = Path(os.environ.get("PEERS", "peers")) / "bin" / "python" if own else Path(sys.executable)
         if not python.exists():
             raise FileNotFoundError(f"{python} is not there; make it with benchmarks/scan/make_peers.sh FOLDER")
         begin = time.perf_counter()
