@@ -143,7 +143,7 @@ def test_looking_for_a_name_draws_nothing(monkeypatch):
     assert "wide.weight" in direction
     assert "wide.bias" not in direction
     assert len(plane.moved) == 5
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="nothing"):
         direction["nothing"]
 
 

@@ -297,11 +297,15 @@ def _mark(num: "np.ndarray[Any, Any]", den: "np.ndarray[Any, Any]") -> int:
 
 
 def _marks(done: Any) -> "np.ndarray[Any, Any]":
+    """Read the completion marks; one that cannot be read is none, so that its tile is computed again.
+
+    Codecs raise errors of any kind on damaged bytes; only those of the file system (no access, no disk) are passed on.
+    """
     try:
         return np.asarray(done[:])
     except OSError:
         raise
-    except Exception:
+    except Exception:  # some chunk is damaged: find out which, one by one
         marks = np.zeros(done.shape, np.uint64)
         for number in range(len(marks)):
             try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from landform.errors import ArchitectureError, CapacityError
 from landform.imprint.lower.chain import Chain
+from landform.imprint.lower.checks import check_module
 from landform.program.bend import padded
 from landform.program.program import Layer, Program
 
@@ -61,40 +62,10 @@ def check_parameters(model: nn.Module, chain: Chain) -> None:
     seen: dict[int, str] = {}
     for name in [*names, *norms]:
         module = modules[name]
-        if hasattr(module, "parametrizations"):
-            raise ArchitectureError(f"layer '{name}' is parametrised (weight norm or the like); remove it first")
-        if isinstance(module, nn.Linear) and "weight" not in dict(module.named_parameters()):
-            raise ArchitectureError(
-                f"layer '{name}' computes its weight from other parameters (weight or spectral norm); remove that"
-                " first, e.g. with torch.nn.utils.remove_weight_norm"
-            )
-        for key, parameter in module.named_parameters():
-            full = f"{name}.{key}"
-            if id(parameter) in seen:
-                raise ArchitectureError(f"parameter '{full}' is tied to '{seen[id(parameter)]}'; untie them first")
-            seen[id(parameter)] = full
-            if parameter.is_meta:
-                raise ArchitectureError(f"parameter '{full}' is on the meta device; load the model's weights first")
-            if parameter.device.type != "cpu":
-                raise ArchitectureError(f"parameter '{full}' is on {parameter.device}; call model.cpu() first")
-            if parameter.dtype not in (torch.float32, torch.float64):
-                raise ArchitectureError(
-                    f"parameter '{full}' has dtype {parameter.dtype}; the construction needs float32 or float64:"
-                    " call model.float() or model.double() first"
-                )
-            if not parameter.requires_grad:
-                raise ArchitectureError(
-                    f"parameter '{full}' is frozen (requires_grad=False); call model.requires_grad_(True), or imprint a"
-                    " copy that may be written"
-                )
+        check_module(name, module, seen)
         if isinstance(module, nn.Linear) and "bias" not in dict(module.named_parameters()):
             first = " that the pattern is injected into" if name == chain.stages[0].linear else ""
             raise ArchitectureError(f"layer '{name}' has no bias{first}; use nn.Linear(…, bias=True)")
-        if isinstance(module, nn.BatchNorm1d):
-            if module.running_mean is None:
-                raise ArchitectureError(f"'{name}' has no running statistics, so its output depends on the batch")
-            if not module.affine:
-                raise ArchitectureError(f"'{name}' has affine=False; the construction sets its γ and β")
     dtypes = {p.dtype for p in model.parameters()}
     if len(dtypes) > 1:
         raise ArchitectureError(f"the model mixes dtypes {sorted(map(str, dtypes))}; convert it to one of them")
