@@ -80,6 +80,8 @@ class Rounds(AbstractSampler):
         self.at = part.stop
 
     def tell_part(self, rows, found):
+        if found is None:
+            return
         num, den = (found.num.sum(-1), found.den.sum(-1)) if self.per_sample else (found.num, found.den)
         self.value[self.at + rows], self.samples[self.at + rows] = num / den, self.n
 

@@ -66,6 +66,35 @@ def test_multilevel_intervals_hold_at_all_nodes_at_least_as_often_as_they_say(ki
     assert held / REPEATS >= confidence - 2.33 * math.sqrt(confidence * (1 - confidence) / REPEATS)
 
 
+def test_intervals_of_interrupted_scans_hold_as_often_as_they_say():
+    """Ctrl-C comes at a moment that has nothing to do with values: anywhere in a scan."""
+    table, strata = heavy(3)
+    draw = torch.Generator().manual_seed(0)
+    held, begun = 0, 0
+    for repeat in range(REPEATS):
+        order = sample_order(N, repeat, strata)
+        sampler = Multilevel(H, (NODES,) * 2, N, ("loss",), tolerance=0.05, confidence=0.9, check=0, seed=repeat)
+        left = int(torch.randint(1, 7, (), generator=draw))
+        while (request := sampler.ask()) is not None:
+            rows = ((request.h + 1) * (NODES - 1) / 2).round().long() @ torch.tensor([NODES, 1])
+            some = torch.arange(len(rows)) if left else (torch.rand(len(rows), generator=draw) < 0.5).nonzero()[:, 0]
+            num = table[rows[some]][:, None, order[request.start : request.stop]]
+            answer = Terms(num, torch.ones(1, num.shape[-1]).double())
+            if not left:
+                before = int((sampler.estimate().samples > 0).sum())
+                sampler.tell_part(some, answer)
+                begun += int((sampler.estimate().samples > 0).sum()) > before
+                break
+            sampler.tell(request, answer)
+            left -= 1
+        found = sampler.estimate()
+        error, half = found.value[:, 0] - table.mean(1), found.critical[0] * found.stderr[:, 0]
+        measured = found.samples > 0
+        held += bool((error[measured].abs() <= half[measured] + 1e-9).all())
+    assert begun > REPEATS / 3
+    assert held / REPEATS >= 0.9 - 2.33 * math.sqrt(0.09 / REPEATS)
+
+
 def test_standard_errors_are_those_of_repeats():
     """The spread over random orders of each value, against what a single scan says it is."""
     table, _ = mild(1)

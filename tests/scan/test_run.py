@@ -1,6 +1,7 @@
 """The runner: tiles, rounds, interruption, progress."""
 
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -62,6 +63,24 @@ def test_an_interruption_leaves_what_was_measured(recipe, rounds, square, truth,
     assert bool(done.estimate.value[~got].isnan().all())
     assert bool(done.estimate.stderr[~got].isnan().all())
     assert bool((done.estimate.stderr[got] == 0).all())
+
+
+def test_ctrl_c_waits_until_a_round_is_told(recipe, rounds, square, truth):
+    """Half-done sums of a sampler would be lost, or worse, taken for whole ones."""
+    sampler = rounds(square, 7, 10)
+    tell, ends = sampler.tell, []
+
+    def interrupted(request, found):
+        signal.raise_signal(signal.SIGINT)
+        tell(request, found)
+
+    sampler.tell = interrupted
+    sampler.tell_part = lambda rows, found: ends.append((len(rows), found))
+    before = signal.getsignal(signal.SIGINT)
+    done = run(sampler, HerePool(recipe()), 2, tile=by(4))
+    assert (done.complete, done.rounds, ends) == (False, 1, [(0, None)])
+    np.testing.assert_allclose(done.estimate.value[:10], truth[:10], rtol=1e-14)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_an_interruption_before_anything_is_measured_is_passed_on(recipe, rounds, square):

@@ -219,6 +219,72 @@ def test_an_interrupted_scan_is_usable(rounds):
         assert found.critical.isnan().all()
 
 
+def stopped(sampler, loss, n, order, rounds, share, seed=0):
+    """Answer some rounds, then a random part of the points of the next, where the scan ends."""
+    drive(sampler, loss, n, order, rounds=rounds)
+    before = sampler.estimate()
+    request = sampler.ask()
+    rows = torch.randperm(len(request.h), generator=torch.Generator().manual_seed(seed)).sort().values
+    rows = rows[torch.rand(len(rows), generator=torch.Generator().manual_seed(seed)) < share]
+    num = loss(request.h[rows])[:, None, order[request.start : request.stop]]
+    den = torch.ones(1, num.shape[-1]).double()
+    found = Terms(num, den) if request.per_sample else Sums(num.sum(-1), den.sum(-1))
+    sampler.tell_part(rows, found if len(rows) else None)
+    return before, request, rows, sampler.estimate()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_an_interrupted_level_counts_with_its_intervals(share):
+    h, loss, n = grid((33, 33)), surfaces(1000), 1000
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(1))
+    truth = loss(h).mean(1)
+    gained, rounds = 0, 0
+    while True:
+        sampler = Multilevel(h, (33, 33), n, ("loss",), tolerance=0.02)
+        before, request, rows, found = stopped(sampler, loss, n, order, rounds, share)
+        assert sampler.ask() is None
+        known = found.samples > 0
+        assert bool((found.samples >= before.samples).all())
+        if request.per_sample:
+            place = (request.h[rows] * 32).round().long() @ torch.tensor([33, 1])
+            assert bool((found.samples[place] >= request.stop).all())
+        spent = before.notes["sample_evaluations"] + len(rows) * (request.stop - request.start)
+        assert found.notes["sample_evaluations"] == spent
+        half = found.critical[0] * found.stderr[:, 0]
+        assert bool(torch.isfinite(half[known]).all())
+        assert bool(((found.value[:, 0] - truth).abs() <= half + 1e-9)[known].all())
+        assert bool(half[~known].isnan().all())
+        gained += int(known.sum()) > int((before.samples > 0).sum())
+        if not request.per_sample:
+            assert found.notes.get("loss_check_points", 0) == len(rows)
+            assert math.isfinite(found.notes["loss_truncation"])
+            break
+        assert math.isnan(found.notes.get("loss_truncation", math.nan))
+        rounds += 1
+    assert rounds > 4
+    assert gained >= 3  # levels that were begun and would have been lost
+
+
+def test_an_interruption_beside_what_is_not_finite():
+    """A node whose parents cannot be used, and which has only its pilot, is left out."""
+    h, n, own = grid((33, 33)), 500, surfaces(500)
+
+    def loss(points):
+        out = own(points).clone()
+        out[(points[:, 0] > 0.7) & (points[:, 1] > 0.6)] = math.inf
+        return out
+
+    beyond = (h[:, 0] > 0.7) & (h[:, 1] > 0.6)
+    for rounds in range(1, 8):
+        sampler = Multilevel(h, (33, 33), n, ("loss",), tolerance=0.02, check=0)
+        drive(sampler, loss, n, rounds=rounds)
+        sampler.tell_part(torch.empty(0, dtype=torch.int64), None)
+        found = sampler.estimate()
+        known = (found.samples > 0) & ~beyond
+        half = found.critical[0] * found.stderr[:, 0]
+        assert bool(((found.value[:, 0] - own(h).mean(1)).abs() <= half + 1e-9)[known].all())
+
+
 def test_the_same_answers_give_the_same_questions():
     h, loss, n = grid((17, 17)), surfaces(1000), 1000
 

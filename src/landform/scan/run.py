@@ -2,8 +2,10 @@
 
 import contextlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -127,13 +129,13 @@ def run(
                     for answer, fresh in answers:
                         partial.put(answer)
                         bar.advance(partial.items[answer.number], fresh=fresh)
-                sampler.tell(request, partial.found())
-                count.rounds += 1
-                partial = None
+                with _undisturbed():
+                    sampler.tell(request, partial.found())
+                    count.rounds += 1
+                    partial = None
                 bar.told()
         except KeyboardInterrupt:
-            if partial is not None and bool(partial.there.any()):
-                sampler.tell_part(*partial.part())
+            sampler.tell_part(*(_NOTHING if partial is None else partial.part()))
             estimate = sampler.estimate()
             if not bool((estimate.samples > 0).any()):
                 raise
@@ -146,6 +148,27 @@ class _Count:
     rounds: int = 0
     computed: int = 0
     reused: int = 0
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold back Ctrl-C while a sampler does its sums: half of them would be of no use. It comes when they are done."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    if not callable(before):  # another thread, or signals are ignored or not Python's
+        yield
+        return
+    held: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        signal.raise_signal(signal.SIGINT)
+
+
+_NOTHING: tuple[Int64[Tensor, " rows"], None] = (torch.empty(0, dtype=torch.int64), None)
 
 
 class _Partial:
@@ -175,13 +198,15 @@ class _Partial:
 
     def found(self) -> Terms | Sums:
         """Return the whole round."""
+        _, found = self.part()
+        assert found is not None
         assert bool(self.there.all()), "a pool gave fewer answers than it was asked for"
-        return self.part()[1]
+        return found
 
-    def part(self) -> tuple[Int64[Tensor, " rows"], Terms | Sums]:
+    def part(self) -> tuple[Int64[Tensor, " rows"], Terms | Sums | None]:
         """Return which points there are, and their answers."""
-        assert self._num is not None
-        assert self._den is not None
+        if self._num is None or self._den is None:
+            return _NOTHING
         rows = self.there.nonzero().reshape(-1)
         num = self._num if len(rows) == len(self.there) else self._num[rows]
         return rows, (Terms if self.request.per_sample else Sums)(num, self._den)

@@ -70,15 +70,16 @@ class AbstractSampler(abc.ABC):
         """Take the answer to the round last asked for."""
 
     def tell_part(  # noqa: B027 - a sampler may leave it out
-        self, rows: Int64[Tensor, " rows"], found: Terms | Sums
+        self, rows: Int64[Tensor, " rows"], found: Terms | Sums | None
     ) -> None:
         """Take the answers to some points of the round last asked for, when a run ends before the round is complete.
 
+        A run that is interrupted between rounds tells no rows, so that rounds which belong together can be made use of.
         After this only `estimate` is of use: it makes what it can of them. By default nothing.
 
         Args:
-            rows: Which points of ``request.h`` were computed.
-            found: Their answers, in the order of ``rows``.
+            rows: Which points of ``request.h`` were computed; there may be none.
+            found: Their answers, in the order of ``rows``; None without any.
         """
 
     @abc.abstractmethod

@@ -119,9 +119,9 @@ class FullGrid(AbstractSampler):
         self._take(self._starts[self._round] + torch.arange(len(request.h)), found)
         self._round += 1
 
-    def tell_part(self, rows: Int64[Tensor, " rows"], found: Terms | Sums) -> None:
+    def tell_part(self, rows: Int64[Tensor, " rows"], found: Terms | Sums | None) -> None:
         """Take part of a block; the other points stay NaN."""
-        if len(rows):
+        if found is not None and len(rows):
             self._take(self._starts[self._round] + rows, found)
 
     def _take(self, nodes: Tensor, found: Terms | Sums) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,14 +11,14 @@ from torch import Tensor
 
 from landform.errors import InputError, unknown_name
 from landform.scan.engine.base import Sums, Terms
-from landform.scan.sampler.allocation import forecast, rungs_for, share
 from landform.scan.sampler.base import AbstractSampler, Estimate, Request
-from landform.scan.sampler.bootstrap import normal, robust_range
+from landform.scan.sampler.bootstrap import robust_range
 from landform.scan.sampler.full import check_common
 from landform.scan.sampler.hierarchy import build_hierarchy
-from landform.scan.sampler.ledger import CHUNK, Ledger
+from landform.scan.sampler.ledger import Ledger
 from landform.scan.sampler.multipliers import ladder
-from landform.scan.sampler.truncation import Predicted, kuhn_values, predict, random_points, volume_beyond
+from landform.scan.sampler.planner import CHECKED, Planner, check_count, level_counts, planned_critical
+from landform.scan.sampler.truncation import compare, random_points
 from landform.scan.sampler.work import Work
 
 MAX_NUMBERS = 1 << 24
@@ -29,25 +30,20 @@ LEAST = 32
 FULL_NODES = 32
 """Levels are evaluated on all samples until there would be more nodes than this: they carry every other value."""
 
-SAMPLING = 0.75
-"""Part of the tolerance planned for sampling; the rest is for interpolation. Samples cost its inverse square."""
-
-LIMIT = 0.95
-"""Part of the tolerance that sampling may take before a node gets all samples, because its parents have no more."""
-
-RESERVE = 0.1
-"""Part of the variance taken to be left where coarser levels have used all of it: a little more than planned."""
-
-EFFECTIVE = 500
-"""Nodes as good as independent, for the critical value to plan with before the bootstrap gives one."""
-
-CHECKED = 0.1
-"""Part of the work that the check points may add."""
-
 MINIMUM_LEVEL = {1: 5, 2: 4, 3: 3}
 """Levels that are always evaluated: 33 nodes on a line, 17×17, 9×9×9; 3 in more dimensions."""
 
-_Rounds = Generator[Request, Terms | Sums, None]
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The answers to some points of a round, where the scan ends."""
+
+    rows: Int64[Tensor, " rows"]
+    found: Terms | Sums | None
+
+
+_Rounds = Generator[Request, Terms | Sums | _Part, bool]
+"""Asks, and returns whether it came to its end."""
 
 
 class Multilevel(AbstractSampler):
@@ -155,11 +151,9 @@ class Multilevel(AbstractSampler):
         self._confidence, self._target, self._seed, self._check = confidence, target, seed, check
         self._tree = build_hierarchy(shape)
         floor = MINIMUM_LEVEL.get(len(shape), 3) if minimum_level is None else minimum_level
-        self._minimum = min(floor, self._tree.depth)
         self._rungs = ladder(n, least)
         self._top = len(self._rungs) - 1
         self._steering = max(1, sum(name == "loss" or name.startswith("loss:") for name in self._names))
-        self._planned_critical = normal(1 - (1 - confidence) / EFFECTIVE)
         self._books = Ledger(
             self._tree,
             self._rungs,
@@ -168,14 +162,21 @@ class Multilevel(AbstractSampler):
             target,
             tolerance=number,
             relative=relative,
-            critical=self._planned_critical,
+            critical=planned_critical(confidence),
             seed=seed,
         )
-        self._predicted: list[Predicted | None] = [None] * len(self._names)
-        self._costs: list[list[float]] = [[] for _ in self._names]
-        self._left = [0.0] * len(self._names)
+        self._planner = Planner(
+            self._tree,
+            self._books,
+            self._rungs,
+            steering=self._steering,
+            target=target,
+            confidence=confidence,
+            minimum=min(floor, self._tree.depth),
+        )
         self._checked: dict[str, dict[str, float]] = {}
         self._spent, self._expected, self._uncertainty = 0, 0, math.nan
+        self._refined = False
         self._rounds = self._run()
         self._pending: Request | None = next(self._rounds)
 
@@ -188,6 +189,20 @@ class Multilevel(AbstractSampler):
         if request.per_sample and not isinstance(found, Terms):
             raise InputError("a multilevel scan needs per-sample terms, got sums; FullGrid does with sums")
         self._spent += request.evaluations
+        self._go_on(found)
+
+    def tell_part(self, rows: Int64[Tensor, " rows"], found: Terms | Sums | None) -> None:
+        """Take what is there of a level that will not be finished.
+
+        Nodes have the samples that they have come to: of the pilot, or all that were planned; those without any stay
+        interpolated. That the scan ends does not depend on their values, so intervals hold as ever. Check points that
+        were evaluated count, the others do not.
+        """
+        if self._pending is not None:
+            self._spent += len(rows) * (self._pending.stop - self._pending.start)
+            self._go_on(_Part(rows, found))
+
+    def _go_on(self, found: Terms | Sums | _Part) -> None:
         try:
             self._pending = self._rounds.send(found)
         except StopIteration:
@@ -211,21 +226,22 @@ class Multilevel(AbstractSampler):
         if not bool(known.any()):
             critical[:] = math.nan
         stderr = torch.stack([errors.stderr for errors in books.errors], 1)
+        nodes, evaluated = level_counts(self._tree, known)
         notes: dict[str, object] = {
             "sampler": "multilevel",
             "confidence": self._confidence,
             "target": self._target,
             "sample_evaluations": self._spent,
             "evaluations": self._spent / self._n,
-            "level_nodes": [int((self._tree.level == k).sum()) for k in range(self._tree.depth + 1)],
-            "level_evaluated": [int(((self._tree.level == k) & known).sum()) for k in range(self._tree.depth + 1)],
+            "level_nodes": nodes,
+            "level_evaluated": evaluated,
         }
         for q, name in enumerate(self._names):
-            if (predicted := self._predicted[q]) is not None:
+            if (predicted := self._planner.predicted[q]) is not None:
                 about = {
                     "tolerance": books.absolute(q),
                     "half_width": float((critical[q] * stderr[:, q]).nan_to_num(nan=0.0).max()),
-                    "truncation": self._left[q] if self._pending is None else math.nan,
+                    "truncation": self._planner.left[q] if self._refined else math.nan,
                     "decay": predicted.decay,
                 } | self._checked.get(name, {})
                 notes |= {f"{name.replace(':', '_')}_{key}": number for key, number in about.items()}
@@ -234,32 +250,54 @@ class Multilevel(AbstractSampler):
 
     def _run(self) -> _Rounds:
         """Go through the levels."""
-        level, books = self._tree.level, self._books
-        full = max([k for k in range(self._tree.depth + 1) if int((level <= k).sum()) <= FULL_NODES] or [0])
-        full = min(max(full, 1), self._tree.depth)
-        nodes = (level <= full).nonzero()[:, 0]
-        self._expected = 2 * len(nodes) * self._n
-        work = Work(nodes, torch.full((len(nodes),), self._top), len(self._names), self._steering, self._rungs)
-        yield from self._climb(work)
-        books.settle(0, work, None)
-        for k in range(1, full + 1):
-            books.look_back(k)
-            self._close(k)
-        for k in range(full + 1, self._tree.depth + 1):
-            nodes = self._active(k)
-            self._skip(k, nodes)
+        level, depth = self._tree.level, self._tree.depth
+        full = max([k for k in range(depth + 1) if int((level <= k).sum()) <= FULL_NODES] or [0])
+        full = min(max(full, 1), depth)
+        if not (yield from self._coarse(full)):
+            return False
+        for k in range(full + 1, depth + 1):
+            nodes = self._planner.active(k)
+            self._planner.skip(k, nodes)
             if not len(nodes):
                 break
-            work = Work(nodes, self._pilot(k, nodes), len(self._names), self._steering, self._rungs)
-            yield from self._climb(work)
-            least = books.judge(k, work)
-            work.goal = torch.maximum(work.goal, self._plan(k, work, least))
-            self._foresee(k, work)
-            yield from self._climb(work)
-            books.settle(k, work, least)
-            self._close(k)
-        self._skip(self._tree.depth + 1, nodes[:0])
-        yield from self._check_points()
+            if not (yield from self._fine(k, nodes)):
+                return False
+        self._planner.skip(depth + 1, level[:0])
+        self._refined = True
+        return (yield from self._check_points())
+
+    def _coarse(self, full: int) -> _Rounds:
+        """Evaluate the levels up to ``full`` on all samples."""
+        nodes = (self._tree.level <= full).nonzero()[:, 0]
+        self._expected = 2 * len(nodes) * self._n
+        work = self._work(nodes, torch.full((len(nodes),), self._top))
+        complete = yield from self._climb(work)
+        self._books.settle(0, work, None)
+        if complete:
+            for k in range(1, full + 1):
+                self._books.look_back(k)
+                self._close(k)
+        return complete
+
+    def _fine(self, level: int, nodes: Int64[Tensor, " some"]) -> _Rounds:
+        """Evaluate nodes of a level on some of the samples: a pilot, a decision, the rest."""
+        books = self._books
+        work = self._work(nodes, self._planner.pilot(level, nodes))
+        complete = yield from self._climb(work)
+        least = books.judge(level, work)
+        if complete:
+            work.goal = torch.maximum(work.goal, self._planner.goals(level, work, least))
+            self._expected = int((self._spent + self._planner.foresee(level, work)) * (1 + CHECKED))
+            complete = yield from self._climb(work)
+        if not complete:  # without all samples, a node that has no usable parents has nothing to stand on
+            work.rung[(work.rung > books.limit(nodes)) & (work.rung < self._top) & ~work.bad.any(1)] = -1
+        books.settle(level, work, least)
+        if complete:
+            self._close(level)
+        return complete
+
+    def _work(self, nodes: Int64[Tensor, " some"], goal: Int64[Tensor, " some"]) -> Work:
+        return Work(nodes, goal, len(self._names), self._steering, self._rungs)
 
     def _climb(self, work: Work) -> _Rounds:
         """Evaluate until every node has reached its goal."""
@@ -268,129 +306,44 @@ class Multilevel(AbstractSampler):
                 start, stop = (self._rungs[reached] if reached >= 0 else 0), self._rungs[goal]
                 for part in torch.split(places, max(1, MAX_NUMBERS // ((stop - start) * len(self._names)))):
                     found = yield Request(self._h[work.nodes[part]], start, stop, True)
-                    assert isinstance(found, Terms)
-                    if stop - start == self._n:
-                        self._books.denominators(found.den)
-                    work.add(part, goal, found.num / self._books.scale[:, None])
-
-    def _active(self, level: int) -> Int64[Tensor, " some"]:
-        """Return the nodes of a level to evaluate: all at first; later those where interpolation will not do."""
-        here = self._tree.level == level
-        used = self._tree.weights > 0
-        beside = (self._books.broken[self._tree.parents] & used).any(1)
-        if level > self._minimum:
-            wanted = torch.zeros_like(here)
-            for q in range(self._steering):
-                predicted = self._predicted[q]
-                assert predicted is not None
-                wanted |= predicted.remainder > (1 - SAMPLING) * self._books.absolute(q)
-            possible = ((self._books.samples[self._tree.parents] > 0) | ~used).all(1)
-            here = here & ((wanted & possible) | beside)
-        return here.nonzero()[:, 0]
-
-    def _skip(self, level: int, nodes: Int64[Tensor, " some"]) -> None:
-        """Note what interpolation is expected to cost at the nodes of a level that are not evaluated."""
-        skipped = self._tree.level == level
-        skipped[nodes] = False
-        for q, predicted in enumerate(self._predicted):
-            assert predicted is not None
-            rest = predicted.remainder[skipped]
-            if level > self._tree.depth:  # between the finest nodes
-                finest = self._tree.level == self._tree.depth
-                rest = self._books.surplus[finest, q] * predicted.decay / (1 - predicted.decay)
-            rest = rest[torch.isfinite(rest)]
-            self._left[q] = max(self._left[q], float(rest.max()) if len(rest) else 0.0)
-
-    def _pilot(self, level: int, nodes: Int64[Tensor, " some"]) -> Int64[Tensor, " some"]:
-        """Return the pilot's rungs: half of what the variances one level up, and their decay, let expect."""
-        goal = torch.zeros(len(nodes), dtype=torch.int64)
-        growth = 2 ** len(self._shape)
-        for q in range(self._steering):
-            costs = self._costs[q]
-            decay = min(max(forecast(costs, 1)[1] / max(costs[-1], 1e-300) / growth, 0.03), 0.5)
-            expected = self._books.above(level, q, nodes) * decay
-            budget, _ = self._budget(level, q, nodes, float(expected.sum()))
-            goal = torch.maximum(goal, rungs_for(expected, budget, self._rungs) - 1)
-        return torch.minimum(goal.clamp(0, max(self._top - 1, 0)), self._books.limit(nodes).clamp_min(0))
-
-    def _plan(self, level: int, work: Work, least: Float64[Tensor, "nodes count"]) -> Int64[Tensor, " nodes"]:
-        """Decide, once, how many samples each node gets."""
-        limit = self._books.limit(work.nodes)
-        goal = torch.zeros_like(work.goal)
-        for q in range(self._steering):
-            own = self._books.variance[work.nodes, q].nan_to_num(nan=0.0)
-            variance = torch.maximum(least[:, q], own)
-            budget, most = self._budget(level, q, work.nodes, float(variance.sum()))
-            wanted = rungs_for(variance, budget, self._rungs)
-            enough = rungs_for(variance, most, self._rungs) <= limit
-            goal = torch.maximum(goal, torch.where((wanted > limit) & enough, limit, wanted))
-        return torch.where(goal > limit, self._top, goal)
-
-    def _budget(
-        self, level: int, q: int, nodes: Int64[Tensor, " some"], cost: float
-    ) -> tuple[Float64[Tensor, " some"], Float64[Tensor, " some"]]:
-        """Return the variance that the surpluses of a level may add to each node's value: as planned, and at most."""
-        errors, tree = self._books.errors[q], self._tree
-        inherited = (errors.inherited(tree.parents[part], tree.weights[part]) for part in torch.split(nodes, CHUNK))
-        spent = torch.cat([draws.square().mean(1).double() for draws in inherited])
-        critical = max(errors.critical(self._confidence), self._planned_critical)
-        allowed = (SAMPLING * self._books.absolute(q) / critical) ** 2
-        if self._target == "population":  # what all samples cannot give, fewer need not try
-            allowed = max(allowed, 1.2 * float(errors.stderr.nan_to_num(nan=0.0).max()) ** 2)
-        left = (allowed - spent).clamp_min(RESERVE * allowed)
-        most = ((LIMIT / SAMPLING) ** 2 * allowed - spent).clamp_min(0)
-        finer, growth = tree.depth - level, 2 ** len(self._shape)
-        costs = forecast([*self._costs[q], cost], finer)
-        counts = [len(nodes) * growth**j for j in range(finer + 1)]
-        return left * share(costs, counts, self._rungs[0], float(left.mean())), most
+                    there = part[found.rows] if isinstance(found, _Part) else part
+                    terms = found.found if isinstance(found, _Part) else found
+                    if isinstance(terms, Terms) and len(there):
+                        if stop - start == self._n:
+                            self._books.denominators(terms.den)
+                        work.add(there, goal, terms.num / self._books.scale[:, None])
+                    if isinstance(found, _Part):
+                        return False
+        return True
 
     def _close(self, level: int) -> None:
-        """Take stock of a level: costs, the prediction for the next one, and the progress."""
-        books, here = self._books, self._tree.level == level
+        """Take stock of a level."""
+        books = self._books
         books.close(level)
-        for q in range(len(self._names)):
-            self._costs[q].append(float(books.variance[here, q].nan_to_num(nan=0.0, posinf=0.0).sum()))
-            self._predicted[q] = predict(self._tree, level, books.surplus[:, q], self._predicted[q])
+        self._planner.close(level)
         scale = robust_range(books.filled[:, 0])
         widest = float(books.errors[0].stderr.nan_to_num(nan=0.0).max()) * books.errors[0].critical(self._confidence)
         self._uncertainty = widest / scale if scale > 0 else math.nan
 
-    def _foresee(self, level: int, work: Work) -> None:
-        """Forecast the sample evaluations of the whole scan."""
-        sizes = torch.tensor(self._rungs)
-        done = torch.where(work.rung >= 0, sizes[work.rung.clamp_min(0)], 0)
-        total, samples = float((sizes[work.goal] - done).sum()), float(sizes[work.goal].double().mean())
-        predicted = self._predicted[0]
-        assert predicted is not None
-        size = float(predicted.remainder.nan_to_num(nan=0.0).max())
-        for k in range(level + 1, self._tree.depth + 1):
-            size, samples = size * predicted.decay, max(samples * 0.3, self._rungs[0])
-            if k > self._minimum and size <= (1 - SAMPLING) * self._books.absolute(0):
-                break
-            total += int((self._tree.level == k).sum()) * samples
-        self._expected = int((self._spent + total) * (1 + CHECKED))
-
     def _check_points(self) -> _Rounds:
         """Evaluate random points in full, and compare the surface."""
-        count = self._check
-        if count is None:
-            count = min(max(round(CHECKED * self._spent / self._n), 4), 64)
+        count = check_count(self._spent, self._n) if self._check is None else self._check
         if not count:
-            return
+            return True
         h, unit = random_points(self._h, self._shape, count, self._seed)
         found = yield Request(h, 0, self._n, False)
-        truth = found.num.sum(-1) / found.den.sum(-1) if isinstance(found, Terms) else found.num / found.den
-        for q, name in enumerate(self._names):
-            surface = kuhn_values(self._books.filled[:, q], self._shape, unit)
-            gap = (surface - truth[:, q]).abs()
-            fits = (gap <= self._books.absolute(q)) | ~(torch.isfinite(surface) | torch.isfinite(truth[:, q]))
-            outside = int((~fits).sum())
-            self._checked[name] = {
-                "check_points": count,
-                "check_outside": outside,
-                "check_largest": float(gap.nan_to_num(nan=0.0, posinf=0.0).max()),
-                "volume_beyond": volume_beyond(outside, count, self._confidence),
-            }
+        complete = not isinstance(found, _Part)
+        sums = found.found if isinstance(found, _Part) else found
+        if isinstance(found, _Part):
+            unit = unit[found.rows]
+        if sums is not None and len(unit):
+            truth = sums.num.sum(-1) / sums.den.sum(-1) if isinstance(sums, Terms) else sums.num / sums.den
+            for q, name in enumerate(self._names):
+                filled = self._books.filled[:, q]
+                self._checked[name] = compare(
+                    filled, self._shape, unit, truth[:, q], self._books.absolute(q), self._confidence
+                )
+        return complete
 
 
 def parse_tolerance(tolerance: float | tuple[str, float]) -> tuple[bool, float]:

@@ -117,3 +117,43 @@ def kuhn_values(values: Float64[Tensor, "nodes"], shape: tuple[int, ...], unit: 
     from landform.mesh import Mesh
 
     return Mesh(tuple(n - 1 for n in shape)).interpolate(values.reshape(shape), unit)
+
+
+def compare(
+    values: Float64[Tensor, "nodes"],
+    shape: tuple[int, ...],
+    unit: Float64[Tensor, "points z"],
+    truth: Float64[Tensor, "points"],
+    tolerance: float,
+    confidence: float,
+) -> dict[str, float]:
+    """Compare the piecewise-linear surface with what was found at random points.
+
+    Args:
+        values: The surface at the nodes, in C order.
+        shape: Nodes along each axis.
+        unit: Places of the points in the unit box.
+        truth: What was found there.
+        tolerance: Difference that is allowed.
+        confidence: Of the bound on the volume.
+
+    Returns:
+        ``check_points``, ``check_outside`` (how many differ by more than the tolerance; points where both are not
+        finite agree), ``check_largest`` (difference) and ``volume_beyond``.
+
+    Example:
+        >>> unit = torch.tensor([[0.25], [0.5]]).double()
+        >>> found = compare(torch.tensor([0.0, 1.0]).double(), (2,), unit, torch.tensor([0.25, 0.9]).double(), 0.1, 0.9)
+        >>> found["check_outside"], round(found["check_largest"], 3)
+        (1, 0.4)
+    """
+    surface = kuhn_values(values, shape, unit)
+    gap = (surface - truth).abs()
+    fits = (gap <= tolerance) | ~(torch.isfinite(surface) | torch.isfinite(truth))
+    outside = int((~fits).sum())
+    return {
+        "check_points": len(truth),
+        "check_outside": outside,
+        "check_largest": float(gap.nan_to_num(nan=0.0, posinf=0.0).max()),
+        "volume_beyond": volume_beyond(outside, len(truth), confidence),
+    }
