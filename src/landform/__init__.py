@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from landform.errors import LandformError
     from landform.imprint import Imprint, imprint
     from landform.imprint.accounting import account
+    from landform.imprint.widen import Widened, widen
     from landform.mesh import Mesh
     from landform.pattern import Pattern, SumPattern
     from landform.program.capacity import capacity
@@ -51,7 +52,9 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
     "certify",
     "capacity",
     "account",
+    "widen",
     "Imprint",
+    "Widened",
     "Certificate",
     "Pattern",
     "SumPattern",
@@ -90,6 +93,8 @@ _HOME = {
     "certify": "landform.certify",
     "capacity": "landform.program.capacity",
     "account": "landform.imprint.accounting",
+    "widen": "landform.imprint.widen",
+    "Widened": "landform.imprint.widen",
     "Imprint": "landform.imprint",
     "Certificate": "landform.certify",
     "Pattern": "landform.pattern",

@@ -22,7 +22,7 @@ from landform.imprint.lower.chain import remove_hooks
 from landform.imprint.lower.network import Network, read
 from landform.imprint.reserve import reserve
 from landform.imprint.settle import clamped, opened
-from landform.imprint.widen import widen
+from landform.imprint.widen import widen_trunk
 from landform.pattern import Pattern, SumPattern
 from landform.program.bend import padded
 from landform.program.program import Program
@@ -59,7 +59,7 @@ def imprint_offset(pattern: Pattern | SumPattern, task: Task, options: Options, 
             break
         need = list(costs) if need is None else [max(pair) for pair in zip(costs, need, strict=True)]
         if units == "widen":
-            roomy, wide, channels = widen(model, trunk, need)
+            roomy, wide, channels = widen_trunk(model, trunk, need)
         else:
             (roomy, channels), wide = reserve(model, trunk, need, task), trunk
     big = copy.deepcopy(roomy)

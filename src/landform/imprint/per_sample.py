@@ -22,7 +22,7 @@ from landform.imprint.constant import Options
 from landform.imprint.imprint import Imprint
 from landform.imprint.offset import bounds_above, fit, trained, write
 from landform.imprint.reserve import reserve
-from landform.imprint.widen import widen
+from landform.imprint.widen import widen_trunk
 from landform.pattern import Pattern, SumPattern
 from landform.response.per_sample import PerSampleResponse
 from landform.subspace import Subspace
@@ -62,7 +62,7 @@ def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Optio
             break
         need = list(costs) if need is None else [max(pair) for pair in zip(costs, need, strict=True)]
         if units == "widen":
-            roomy, wide, channels = widen(model, trunk, need)
+            roomy, wide, channels = widen_trunk(model, trunk, need)
         else:
             (roomy, channels), wide = reserve(model, trunk, need, task), trunk
     signal = float(response.inverse(torch.tensor([bounds[1]], dtype=torch.float64))) if direct else None
