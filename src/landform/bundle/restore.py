@@ -220,7 +220,7 @@ def _check_beside(document: "Document", network: nn.Module, responses: tuple[Abs
     channels = document.meta.get("channels")
     widths = [layer.width for layer in trunk.hidden]
     if document.method == "per-sample":
-        widths = widths[:-1]  # the layer of 2C units is not the pattern's
+        widths = widths[:-2]  # guards and 2C units are not the pattern's
     fits = isinstance(channels, list) and len(channels) == len(widths) and len(responses) == 1
     if not fits or not all(
         isinstance(part, list) and part and all(isinstance(c, int) and 0 <= c < width for c in part)

@@ -2,8 +2,8 @@
 
 The channels are taken out of the stored weights (and must neither read nor feed others), and their one output s is
 followed over the whole box. The loss as a function of s comes from what is stored with the imprint: the trained
-network's outputs (offset), or nothing but the number of classes (per sample). What is added is the rounding of the last
-layer, where trained and compiled part meet: γ_K Σ|w||x|, K the layer's inputs.
+network's outputs (offset), or nothing but the number of classes (per sample). What is added is the rounding where
+trained and compiled part meet: γ_K Σ|w||x|, K the last layer's inputs (offset), or that of one sum (per sample).
 """
 
 import math
@@ -20,7 +20,7 @@ from landform.imprint.beside import columns, gamma, taken, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import require_no_hooks
 from landform.imprint.lower.network import read
-from landform.imprint.per_sample import without_tail
+from landform.imprint.scores import noise_of, slack_of, tail_weights, without_tail
 from landform.pattern import Pattern
 from landform.response.offset import OffsetResponse
 from landform.response.per_sample import PerSampleResponse
@@ -39,16 +39,15 @@ def certify_beside(imprint: Imprint) -> Certificate:
         require_no_hooks(imprint.model)
         inner, most = inner_imprint(imprint)
         found = certify(inner)
-        noise = head_noise(imprint, most)
+        extra = loss_noise(imprint, most)
     except (InputError, ArchitectureError, KeyError, IndexError) as error:
         return _failed(imprint, str(error), promised, time.perf_counter() - begin)
-    extra = loss_noise(imprint, noise)
     bound = math.nextafter((found.bound + extra) * (1 + 1e-12), math.inf)
     limit = bound if promised is None else promised
     lo, hi = imprint.range
     about: dict[str, object] = {}
     if isinstance(imprint.response, PerSampleResponse):
-        domain, lines = every_sample(imprint.response, imprint.range, bound, float(noise.max()))
+        domain, lines = every_sample(imprint.response, imprint.range, bound, score_slack(imprint))
         about = {"domain": f"{found.domain}, {domain}", "assumptions": (*found.assumptions, *lines)}
     return replace(
         found,
@@ -84,8 +83,12 @@ def inner_imprint(imprint: Imprint) -> tuple[Imprint, float]:
     if isinstance(response, OffsetResponse):
         v, output = response.v, int((response.v == 1.0).nonzero()[0])
     else:
-        v, output = torch.cat([torch.zeros(trunk.outputs // 2), torch.ones(trunk.outputs // 2)]).double(), -1
+        v, output = torch.zeros(trunk.outputs, dtype=torch.float64), trunk.outputs - 1
+        v[output] = 1.0
     small, _ = taken(stored, model, trunk, channels, output)
+    if isinstance(response, PerSampleResponse):  # the signal has an output of its own, and with it a constant
+        with torch.no_grad():
+            small.get_parameter(f"{trunk.head}.bias").copy_(stored[f"{trunk.head}.bias"][output])
     head = model.get_submodule(trunk.head)
     _require_ray(head, stored[f"{trunk.head}.weight"], channels[-1], trunk.hidden[-1].width, v, output)
     origin = {name: parameter.detach() for name, parameter in small.named_parameters()}
@@ -119,7 +122,8 @@ def every_sample(
 ) -> tuple[str, list[str]]:
     """Say which samples the bound is for, and bound |L − T| over all data, those not served included.
 
-    Their losses are known functions of a, Lipschitz with constant 2; T has 1. A grid of a bounds the difference.
+    Their losses are known functions of a, Lipschitz with constant 2; T has 1. A grid of a bounds the difference. Scores
+    that are off by ``slack`` move a loss by at most twice that, and never by more than twice the largest logit.
     """
     served = response.served(*bounds, slack)
     count = int(served.sum())
@@ -129,10 +133,12 @@ def every_sample(
         others = PerSampleResponse(
             response.statistics()[~served.numpy()],
             top=response.top,
+            cap=response.cap,
             magnitudes=response.magnitudes.tolist(),
+            groups=response.groups,
         )
         off = (others.sample_losses(s) - response.along(s)[:, None]).abs().amax(dim=0)
-        off = off + 1.5 * float(s[1]) + 2 * slack + bound
+        off = off + 1.5 * float(s[1]) + 2 * min(slack, response.cap) + bound
         total += float(response.share[~served] @ off)
     word = f"the loss of each of {count} of {len(served)} samples"
     return word, [f"over all data, |mean loss - pattern| is at most {total:.3g} (samples that are not served included)"]
@@ -165,22 +171,18 @@ def _require_tail(imprint: Imprint) -> None:
     origin, tail = imprint.subspace.origin, imprint.meta["tail"]
     response = imprint.response
     assert isinstance(response, PerSampleResponse)
-    classes = response.outputs
-    last, shift = origin[f"{tail}.2.weight"], origin[f"{tail}.2.bias"]
-    wanted = torch.cat([torch.eye(classes), -torch.eye(classes)], dim=1).to(last.dtype)
-    if last.shape != wanted.shape or not torch.equal(last, wanted) or bool((shift != 0).any()):
+    first = origin[f"{tail}.0.weight"]
+    weight, bias, out = tail_weights(response, first.dtype)
+    if not torch.equal(origin[f"{tail}.4.weight"], out) or bool((origin[f"{tail}.4.bias"] != 0).any()):
         raise InputError(f"the outputs of '{tail}' are not differences of its units")
-    first, bias = origin[f"{tail}.0.weight"], origin[f"{tail}.0.bias"].double()
-    moved = (first[:classes] != first[classes:]).any(dim=0).nonzero()[:, 0]
-    own = torch.zeros(first.shape[1], dtype=torch.bool)
+    if not torch.equal(origin[f"{tail}.2.weight"], weight) or not torch.equal(origin[f"{tail}.2.bias"], bias):
+        raise InputError(f"the units of '{tail}' are not B − guards and B − A − guards + signal")
     model = without_tail(imprint.model, tail)
     trunk = trunk_of(read(model, imprint.meta.get("sample")))
-    own[columns(model.get_submodule(tail), imprint.meta["channels"][-1], trunk.hidden[-1].width)] = True
-    if not bool(own[moved].all()):
-        raise InputError(f"the two halves of '{tail}' have different scores")
-    step = (bias[:classes] - bias[classes:] - response.top).abs()
-    if bool((step > 4 * torch.finfo(first.dtype).eps * (bias.abs().max() + abs(response.top))).any()):
-        raise InputError(f"the two halves of '{tail}' are not {response.top:.6g} apart")
+    others = torch.ones(first.shape[1], dtype=torch.bool)
+    others[columns(model.get_submodule(tail), imprint.meta["channels"][-1], trunk.hidden[-1].width)] = False
+    if bool((first[-1, others] != 0).any()):
+        raise InputError(f"the signal of '{tail}' reads more than the pattern")
 
 
 def _require_ray(head: nn.Module, weight: Tensor, free: list[int], width: int, v: Tensor, output: int) -> None:
@@ -191,27 +193,25 @@ def _require_ray(head: nn.Module, weight: Tensor, free: list[int], width: int, v
         raise InputError("the rows of the head that read the pattern are not along the ray")
 
 
-def head_noise(imprint: Imprint, most: float) -> Tensor:
-    """Return how far each output may be from f(x_i) + s·v by rounding in the head, for any order of summation."""
+def loss_noise(imprint: Imprint, most: float) -> float:
+    """Return how far a loss may be off by rounding behind the pattern's channels, for any order of summation."""
     response = imprint.response
     if isinstance(response, PerSampleResponse):
-        first = imprint.subspace.origin[f"{imprint.meta['tail']}.0.weight"]
-        unit = gamma(first.shape[1] + 4, first.dtype)
-        return 3 * unit * (response.magnitudes + abs(response.top) + most)
+        dtype = imprint.subspace.origin[f"{imprint.meta['tail']}.0.weight"].dtype
+        return noise_of(response, most, dtype)  # the loss is 1-Lipschitz in the own logit, the others are exactly 0
     name = trunk_of(read(imprint.model, imprint.meta.get("sample"))).head
     weight = imprint.subspace.origin[f"{name}.weight"]
     factor = gamma(weight.shape[1] + 2, weight.dtype)
     assert isinstance(response, OffsetResponse)
-    return 2 * factor * (response.magnitudes + response.v.abs() * most)
-
-
-def loss_noise(imprint: Imprint, noise: Tensor) -> float:
-    """Return how far the loss may be off for it."""
-    response = imprint.response
-    if isinstance(response, PerSampleResponse):
-        return 2 * float(noise.max())
-    assert isinstance(response, OffsetResponse)
+    noise = 2 * factor * (response.magnitudes + response.v.abs() * most)
     return response.lipschitz(noise, imprint.range[1] * 1.01 + 1e-3)
+
+
+def score_slack(imprint: Imprint) -> float:
+    """Return how far the scores of a per-sample imprint may be off by rounding."""
+    response, first = imprint.response, imprint.subspace.origin[f"{imprint.meta['tail']}.0.weight"]
+    assert isinstance(response, PerSampleResponse)
+    return slack_of(response, first.shape[1], first.dtype)
 
 
 def _data_hash(imprint: Imprint) -> str:

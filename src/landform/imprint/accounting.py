@@ -20,7 +20,7 @@ from landform.errors import DataError, InputError
 from landform.imprint.beside import columns, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.network import read
-from landform.imprint.per_sample import without_tail
+from landform.imprint.scores import stored, without_tail
 from landform.pattern import Pattern
 from landform.response.offset import OffsetResponse
 from landform.response.per_sample import PerSampleResponse
@@ -325,10 +325,11 @@ def per_sample_transfer(imprint: Imprint, data: object) -> PerSampleTransfer:
     dtype = next(stem.parameters()).dtype
     with torch.no_grad():
         parts = [stem(other.inputs[i : i + 1024].to(dtype)) for i in range(0, len(other.inputs), 1024)]
-    scores = torch.cat(parts).double()[:, : response.outputs]
+    against = torch.cat(parts).double()[:, :-1].reshape(other.n, response.outputs, response.groups)
+    scores = stored(against, response.cap)
     share = torch.ones(len(scores), dtype=torch.float64) if other.weights is None else other.weights.double()
     rows = torch.cat([share[:, None], other.targets.double()[:, None], scores], dim=1).numpy()
-    moved = PerSampleResponse(rows, top=response.top, magnitudes=response.magnitudes.tolist())
+    moved = PerSampleResponse(rows, **response.config()["options"])
     wrong = float(moved.share @ (scores.argmax(dim=1) != other.targets).double())
     return PerSampleTransfer(moved, wrong, float(moved.served(*imprint.range).double().mean()))
 

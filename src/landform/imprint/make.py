@@ -67,8 +67,11 @@ def imprint(
         units: Theorem 2: where the pattern's channels come from. ``"widen"``: every layer gets more, the trained
             weights stay bit for bit. ``"reserve"``: the least useful ones of the given widths, at some loss of
             accuracy.
-        scores: Per-sample: what tells the classes apart, linear in the last hidden layer: fitted to the labels
-            (``"refit"``, which serves most samples), or to the network's predictions (``"predictions"``).
+        scores: Per-sample: what tells the classes apart, linear in the last hidden layer. ``"own"``: the network's own
+            pairwise margins, which keep every prediction and serve every sample that it gets right, with C(C − 1)
+            units; ``"refit"``: fitted to the labels with C units, which serves samples that it gets wrong too where the
+            features allow; ``"predictions"``: fitted to the predictions. ``meta["notes"]`` says what was served and
+            kept.
         certify: Prove the bound now. False leaves ``certificate`` None, for instance to time the compilation.
 
     Returns:

@@ -184,8 +184,12 @@ def fit(
     network: Network,
     model: nn.Module,
     options: Options,
+    settled: bool = True,
 ) -> tuple[Program, bool, list[str]]:
-    """Compile the pattern for as many layers as the network has, each as wide as needed, and settle its zero."""
+    """Compile the pattern for as many layers as the network has, each as wide as needed, and settle its zero.
+
+    Unless ``settled`` is False: where nothing depends on an exact 0, the hinges of ψ that open downwards round less.
+    """
     dtype = next(model.parameters()).dtype
     depth = len(network.rooms)
     rooms = tuple(Room(AMPLE) for _ in range(depth))
@@ -202,7 +206,7 @@ def fit(
     notes: list[str] = []
     program: Program | None = None
     direct = False
-    if not options.direct and depth > 1:
+    if settled and not options.direct and depth > 1:
         try:
             program, direct = compiled(depth - 1, replace(options, direct=False))
             program = clamped(program, zeros, dtype)
@@ -212,7 +216,7 @@ def fit(
         program, direct = compiled(depth, options)
         if direct:
             notes.append("no layer is left for the response curve: direct form, exact at nodes, a gap between them")
-        else:
+        elif settled:
             program = opened(program)
     notes += list(program.notes)
     return padded(program, depth - len(program.layers)), direct, notes

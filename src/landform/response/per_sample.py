@@ -18,21 +18,28 @@ class PerSampleResponse(AbstractResponse):
     """ρ(s) = log(1 + (C − 1)·e^(s − A)): cross-entropy of logit a = A − s for the own class and 0 for the others.
 
     With scores u_c(x), logit_c = relu(u_c) − relu(u_c − a) is a where u_c ≥ max(a, 0) and 0 where u_c ≤ min(a, 0), so
-    the loss of every sample whose scores are that far apart is ρ(s), whatever the sample.
+    the loss of every sample whose scores are that far apart is ρ(s), whatever the sample. The network cuts scores off
+    at B ≥ a (`landform.imprint.scores`); stored is by how much they would exceed it.
 
     The statistics are one row a sample: its weight, its label, its scores.
 
     Args:
         statistics: As above.
         top: A, the logit at s = 0.
-        magnitudes: max over samples of Σ_k |w_ck||x_k| + |b_c| of the scores, one a class: what rounding is
-            measured by.
+        cap: B.
+        magnitudes: max over samples of Σ_k |w_ck||x_k| + |b_c| of what the scores are made of, one a class: what
+            rounding is measured by.
+        groups: How many units speak against a class.
     """
 
-    def __init__(self, statistics: np.ndarray, *, top: float, magnitudes: list[float]) -> None:
+    def __init__(
+        self, statistics: np.ndarray, *, top: float, cap: float, magnitudes: list[float], groups: int = 1
+    ) -> None:
         table = torch.from_numpy(np.array(statistics, dtype=np.float64))
         self.outputs = table.shape[1] - 2
         self.top = float(top)
+        self.cap = float(cap)
+        self.groups = int(groups)
         self.magnitudes = torch.tensor(magnitudes, dtype=torch.float64)
         self.share = table[:, 0] / table[:, 0].sum()
         self.labels = table[:, 1].long()
@@ -44,7 +51,7 @@ class PerSampleResponse(AbstractResponse):
             unit="nat",
             floor_name="least loss asked for",
             statistics=statistics,
-            options={"top": self.top, "magnitudes": list(magnitudes)},
+            options={"top": self.top, "cap": self.cap, "magnitudes": list(magnitudes), "groups": self.groups},
             best=torch.zeros(1, dtype=torch.float64),
             output=0,
             floor=math.log1p((self.outputs - 1) * math.exp(-self.top)),
@@ -68,21 +75,21 @@ class PerSampleResponse(AbstractResponse):
         """Return a = log((C − 1)/(e^t − 1)), the logit that makes the loss t."""
         return math.log(self.outputs - 1) - torch.log(torch.expm1(t))
 
-    def margins(self) -> Float64[Tensor, " samples"]:
-        """Return how far each sample's scores are on their right sides: min(u_y, −max of the others)."""
-        own = self.scores.gather(1, self.labels[:, None])[:, 0]
-        others = self.scores.clone()
-        others[torch.arange(len(others)), self.labels] = -math.inf
-        return torch.minimum(own, -others.amax(dim=1))
+    def right(self) -> Tensor:
+        """Say of each sample whether nothing speaks against its own class, and something against every other."""
+        own, others = self._sides()
+        return (own >= self.cap) & (others < self.cap)
 
     def served(self, lo: float, hi: float, slack: float = 0.0) -> Tensor:
         """Say of each sample whether its loss is ρ(s) for all t in [lo, hi], with scores known to within ``slack``."""
         a = self.logit(torch.tensor([lo, hi], dtype=torch.float64))
-        own = self.scores.gather(1, self.labels[:, None])[:, 0]
-        others = self.scores.clone()
-        others[torch.arange(len(others)), self.labels] = -math.inf
-        above, below = max(float(a.max()), 0.0), min(float(a.min()), 0.0)
-        return (own >= above + slack) & (others.amax(dim=1) <= below - slack)
+        own, others = self._sides()
+        return (own >= self.cap + slack) & (others <= min(float(a.min()), 0.0) - slack)
+
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        """Return the score of each sample's own class, and the largest of the others."""
+        own = self.scores.gather(1, self.labels[:, None])
+        return own[:, 0], self.scores.scatter(1, self.labels[:, None], -math.inf).amax(dim=1)
 
     def sample_losses(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, "points samples"]:
         """Return every sample's loss, served or not, from its scores."""
