@@ -158,6 +158,26 @@ def test_the_probe_names_what_it_finds(model, name, match):
     assert torch.equal(allowed.evaluate(), allowed.evaluate())
 
 
+class Drifting(nn.Module):
+    """Adds a little more in each pass, as kernels do whose order of summation depends on where memory lies."""
+
+    def __init__(self, step, dtype=torch.float32):
+        super().__init__()
+        self.layer = nn.Linear(X.shape[1], 3, dtype=dtype)
+        self.step, self.calls = step, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x.to(self.layer.weight.dtype)) * (1 + self.calls * self.step)
+
+
+def test_rounding_that_differs_between_passes_is_no_randomness():
+    Task(Drifting(1e-7), data=(X, Y)).check()
+    for model in (Drifting(1e-4), Drifting(1e-9, torch.float64)):
+        with pytest.raises(InputError, match="even with the same random state"):
+            Task(model, data=(X, Y)).check()
+
+
 def test_permitted_draws_are_the_same_at_every_point():
     task = Task(Functional("noise"), data=(X, Y), allow="random")
     batch = task.batch(slice(20, 40))

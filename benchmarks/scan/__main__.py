@@ -1,63 +1,78 @@
-"""Run the benchmarks of measuring: ``python -m benchmarks.scan [--quick] [--only NAME…] [--output FOLDER]``.
+"""Run the benchmarks of measuring, all or piece by piece: ``python -m benchmarks.scan --help``.
 
 Other tools run in an environment of their own: ``make_peers.sh FOLDER`` (beside this file) makes it, ``PEERS=FOLDER``
-names it. Without it they are said to be missing. Two free cores and some twenty minutes are assumed.
+names it. Without it they are said to be missing. Each part is written as soon as it is measured.
 """
 
 import argparse
 import importlib
+import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.report import Table, machine, machine_line, write
-
-TOPICS = ("peers", "scaling", "executors")
+from benchmarks.report import machine, machine_line
+from benchmarks.scan import collect, peers
+from benchmarks.scan.workloads import WORKLOADS
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run topics and write the results."""
+    """Run parts, and write each when it is done."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scan", description="Measure what measuring costs.")
-    parser.add_argument("--quick", action="store_true", help="small cases: a smoke run")
-    parser.add_argument("--only", nargs="+", choices=TOPICS, default=TOPICS, metavar="NAME", help=", ".join(TOPICS))
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of the results")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=collect.PARTS,
+        default=list(collect.PARTS),
+        metavar="TOPIC",
+        help=", ".join(collect.PARTS),
+    )
+    parser.add_argument(
+        "--workload", nargs="+", choices=WORKLOADS, metavar="NAME", help=f"for peers: {', '.join(WORKLOADS)}"
+    )
+    parser.add_argument("--repeats", type=int, help="for peers: at most so many turns of each tool (default 5)")
+    parser.add_argument(
+        "--budget", type=float, help="for peers: seconds a workload may take; 3 turns are always taken (default 200)"
+    )
+    parser.add_argument("--quick", action="store_true", help="small cases: a smoke run, into a temporary folder")
+    parser.add_argument("--draw", action="store_true", help="measure nothing; draw page and figure from results.json")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: beside this file)")
     options = parser.parse_args(arguments)
-    facts = machine()
-    print(machine_line(facts), flush=True)
-    topics: dict[str, list[Table]] = {}
-    seconds: dict[str, float] = {}
-    for name in options.only:
-        begin = time.perf_counter()
-        module = importlib.import_module(f"benchmarks.scan.{name}")
-        topics[name] = module.run(**module.CASES["quick" if options.quick else "full"])
-        seconds[name] = time.perf_counter() - begin
-        for table in topics[name]:
+    folder = options.output or (Path(tempfile.mkdtemp()) if options.quick else Path(__file__).parent)
+    if options.draw:
+        collect.draw(folder)
+        print(f"written to {folder / 'results.md'}")
+        return
+    size = "quick" if options.quick else "full"
+    for topic in options.only:
+        if topic == "peers":
+            settings = peers.CASES[size] | {"workloads": options.workload} if options.workload else peers.CASES[size]
+            chosen = {"repeats": options.repeats, "budget": options.budget}
+            _peers(folder, **settings | {key: value for key, value in chosen.items() if value is not None})
+            continue
+        facts, begin = machine(), time.perf_counter()
+        print(machine_line(facts), flush=True)
+        module = importlib.import_module(f"benchmarks.scan.{topic}")
+        tables = module.run(**module.CASES[size])
+        collect.add(folder, topic, tables, facts, seconds=time.perf_counter() - begin)
+        for table in tables:
             print(table.markdown(), "\n", flush=True)
-        written = write(options.output, facts, topics, seconds)
-        if name == "peers":
-            figure(topics[name][0], options.output / "results.png")
-    print(f"written to {written}")
+    print(f"written to {folder / 'results.md'}")
 
 
-def figure(table: Table, path: Path) -> None:
-    """Draw time per point of every tool over landform's, workload by workload."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    workloads = list(dict.fromkeys(row["workload"] for row in table.rows))
-    tools = list(dict.fromkeys(row["tool"] for row in table.rows if row["tool"] != "landform"))
-    drawing, axes = plt.subplots(figsize=(9, 4), layout="constrained")
-    for number, tool in enumerate(tools):
-        found = {row["workload"]: float(str(row["ratio"]).split()[0]) for row in table.rows if row["tool"] == tool}
-        places = [place + 0.2 * number - 0.3 for place, name in enumerate(workloads) if name in found]
-        axes.bar(places, [found[name] for name in workloads if name in found], 0.2, label=tool)
-    axes.axhline(1, color="black", lw=1)
-    axes.set_xticks(range(len(workloads)), workloads)
-    axes.set(yscale="log", ylabel="time per point / landform's")
-    axes.legend()
-    drawing.savefig(path, dpi=150)
-    plt.close(drawing)
+def _peers(folder: Path, workloads: list[str], **settings: float) -> None:
+    for workload in workloads:
+        facts, begin = machine(), time.perf_counter()
+        print(machine_line(facts), flush=True)
+        found = peers.measure(workload, **settings)
+        took = time.perf_counter() - begin
+        more = {
+            "seconds": took,
+            "best other / landform": found.best,
+            "turns": found.turns,
+            "whole processes": found.whole,
+        }
+        collect.add(folder, f"peers/{workload}", [found.table()], facts, **more)
+        print(found.table().markdown(), f"\n\ntook {took:.0f} s\n", flush=True)
 
 
 if __name__ == "__main__":

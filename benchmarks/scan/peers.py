@@ -4,44 +4,53 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Spread, ratios
 from benchmarks.report import Table
 from benchmarks.scan.side import TOOLS
-from benchmarks.scan.workloads import WORKLOADS
+from benchmarks.scan.workloads import WORKLOADS, Workload
 
 SIDE = Path(__file__).with_name("side.py")
 OTHERS = ("loss-landscapes", "landscaper", "loop of 2018")
-REST = 2.0 * (512 * 512 + 512 * 10) * 10_000
-"""Operations a point of the MLP that are left when its first layer is reused."""
+REST = 2.0 * (512 * 512 + 512 * 10)
+"""Operations a sample and point of the MLP that are left when its first layer is reused."""
+LEAST = 3
+"""Turns that are always taken: a median and its spread need as many."""
 
 CASES: dict[str, dict[str, Any]] = {
-    "full": {"workloads": tuple(WORKLOADS), "repeats": 5},
-    "quick": {"workloads": ("tiny", "lenet8"), "repeats": 2},
+    "full": {"workloads": list(WORKLOADS), "repeats": 5, "budget": 200.0},
+    "quick": {"workloads": list(WORKLOADS), "repeats": 1, "budget": 0.0, "part": 0.05},
 }
 
 
 class Side:
     """A tool in its own process, idle until it is asked to run."""
 
-    def __init__(self, tool: str, workload: str) -> None:
+    def __init__(self, tool: str, workload: str, case: Workload) -> None:
         own = tool in ("loss-landscapes", "landscaper")
         python = Path(os.environ.get("PEERS", "peers")) / "bin" / "python" if own else Path(sys.executable)
         if not python.exists():
             raise FileNotFoundError(f"{python} is not there; make it with benchmarks/scan/make_peers.sh FOLDER")
         begin = time.perf_counter()
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen([str(python), str(SIDE), tool, workload], text=True, **pipes)  # type: ignore[call-overload]
+        call = [str(python), str(SIDE), tool, workload, str(case.samples), str(case.grid)]
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
+        self._process = subprocess.Popen(call, text=True, **pipes)  # type: ignore[call-overload]
         self._answer()
         self.whole = time.perf_counter() - begin
 
     def _answer(self) -> dict[str, float]:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the process ended without an answer")
+            self._said.seek(0)
+            said = self._said.read().strip().splitlines()
+            self.close()
+            raise RuntimeError(said[-1] if said else "the process ended without an answer")
         return json.loads(line)
 
     def run(self) -> float:
@@ -54,56 +63,85 @@ class Side:
         """End the process."""
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
+        self._said.close()
 
 
-def run(workloads: tuple[str, ...], repeats: int) -> list[Table]:
-    """Measure all workloads."""
-    rows, notes = (
-        [],
-        ["per point: median (least–most) in milliseconds; ratio: that of the tool over landform's, by turns"],
-    )
-    for workload in workloads:
-        found, missing = measure(workload, repeats)
-        rows += found
-        notes += missing
-        print(Table(workload, found, missing).markdown(), "\n", flush=True)
-    return [Table("The same work beside other tools", rows, list(dict.fromkeys(notes)))]
+@dataclass(frozen=True)
+class Found:
+    """What a workload took, in seconds, by tool: each turn, and each whole process."""
+
+    workload: str
+    case: Workload
+    turns: dict[str, list[float]]
+    whole: dict[str, list[float]]
+    missing: list[str]
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The best other tool over landform, turn by turn; None where no other tool ran."""
+        found = {tool: Spread.of(self.turns[tool]).median for tool in OTHERS if tool in self.turns}
+        if not found or "landform" not in self.turns:
+            return None
+        tool = min(found, key=lambda name: found[name])
+        return {"tool": tool} | asdict(ratios(self.turns[tool], self.turns["landform"]))
+
+    def table(self) -> Table:
+        """One row a tool."""
+        points, samples = self.case.grid**2, self.case.samples
+        rows = []
+        for tool, times in self.turns.items():
+            if tool == "matrix product":
+                continue
+            each = Spread.of([1e3 * value / points for value in times])
+            row: dict[str, Any] = {"tool": tool, "points": points, "samples": samples, "ms per point": str(each)}
+            row["whole process, s"] = str(Spread.of(self.whole[tool]))
+            if "landform" in self.turns:
+                row["ratio"] = str(ratios(times, self.turns["landform"]))
+            if tool == "landform" and self.workload == "mlp" and "matrix product" in self.turns:
+                peak = [20 * 2 * 1024**3 / value for value in self.turns["matrix product"]]
+                shares = [REST * samples * points / took / most for took, most in zip(times, peak, strict=True)]
+                row["share of the peak on what is left"] = str(Spread.of(shares))
+            rows.append(row)
+        wholes = max(map(len, self.whole.values()), default=0)
+        counts = f"{len(next(iter(self.turns.values()), []))} turns, {wholes} whole processes"
+        return Table(self.workload, rows, [counts, *self.missing])
 
 
-def measure(workload: str, repeats: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Measure one workload with every tool that can be started."""
+def measure(workload: str, repeats: int, budget: float, part: float = 1.0) -> Found:
+    """Measure one workload with every tool that can be started.
+
+    Args:
+        workload: Its name.
+        repeats: Turns of each tool, if the budget lasts; at least `LEAST` are taken, unless fewer are asked for.
+        budget: Seconds after which no further turn, and no further whole process, is begun.
+        part: Share of the samples that is measured, for smoke runs; the grid is 3 × 3 then.
+
+    Returns:
+        Seconds by tool.
+    """
+    case = WORKLOADS[workload].cut(part)
+    begin = time.perf_counter()
     sides: dict[str, Side] = {}
     missing = []
     for tool in TOOLS:
         try:
-            sides[tool] = Side(tool, workload)
+            sides[tool] = Side(tool, workload, case)
         except (FileNotFoundError, RuntimeError) as error:
-            missing.append(f"{tool} on {workload}: not measured, {error}")
-    seconds: dict[str, list[float]] = {tool: [] for tool in sides}
-    for _ in range(repeats):
+            missing.append(f"{tool}: not measured, {error}")
+    turns: dict[str, list[float]] = {tool: [] for tool in sides}
+    whole = {tool: [side.whole] for tool, side in sides.items()}
+    for turn in range(repeats):
+        if turn >= LEAST and (time.perf_counter() - begin) * (turn + 2) / (turn + 1) > budget:
+            break
         for tool, side in sides.items():
-            seconds[tool].append(side.run())
+            turns[tool].append(side.run())
     for side in sides.values():
         side.close()
-    count = WORKLOADS[workload].grid ** 2
-    rows = []
-    best = min((Spread.of(seconds[tool]).median for tool in OTHERS if tool in seconds), default=float("nan"))
-    peak = 20 * 2 * 1024**3 / Spread.of(seconds["matrix product"]).median
-    for tool, times in seconds.items():
-        if tool == "matrix product":
-            continue
-        each = Spread.of([1e3 * value / count for value in times])
-        row: dict[str, Any] = {
-            "workload": workload,
-            "tool": tool,
-            "points": count,
-            "ms per point": str(each),
-            "whole process, s": sides[tool].whole,
-            "ratio": str(ratios(times, seconds["landform"])),
-        }
-        if tool == "landform":
-            row["best other / landform"] = best / Spread.of(times).median
-            if workload == "mlp":
-                row["share of the peak on what is left"] = REST / (each.median / 1e3) / peak
-        rows.append(row)
-    return rows, missing
+    each = sum(values[0] for values in whole.values())
+    while len(next(iter(whole.values()), [0] * 3)) < LEAST and time.perf_counter() - begin + each < budget:
+        for tool in sides:
+            again = Side(tool, workload, case)
+            whole[tool].append(again.whole)
+            again.close()
+    return Found(workload, case, turns, whole, missing)

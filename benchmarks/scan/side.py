@@ -1,4 +1,4 @@
-"""One tool in a process of its own: ``python side.py TOOL WORKLOAD``; a line on stdin makes it run once more.
+"""One tool in a process of its own: ``python side.py TOOL WORKLOAD SAMPLES GRID``; a line on stdin makes it run again.
 
 Answers a line of JSON a run. Every tool computes the same: the mean cross-entropy over all samples at every node of a
 square grid in a plane of random, filter-normalised directions.
@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -109,10 +110,10 @@ def matrix_product(model: nn.Module, x: Tensor, y: Tensor, grid: int) -> Callabl
 MAKERS = (landform, loss_landscapes, landscaper, loop_of_2018, bare_forward, matrix_product)
 
 
-def main(tool: str, workload: str) -> None:
+def main(tool: str, workload: str, samples: str, grid: str) -> None:
     """Run once at the start, then once for every line."""
     begin = time.perf_counter()
-    case = WORKLOADS[workload]
+    case = replace(WORKLOADS[workload], samples=int(samples), grid=int(grid))
     run = dict(zip(TOOLS, MAKERS, strict=True))[tool](*case.make(), case.grid)
     with contextlib.redirect_stdout(sys.stderr):
         run()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 SAMPLES = 8
 """Samples that the probe passes through the model."""
+ROUNDING = 16
+"""Units of rounding, relative to the largest loss, up to which two passes count as equal: kernels of attention and of
+convolutions add in another order when memory lies elsewhere, which no model can help."""
 COUPLED = 1e-3
 """Change of a loss, relative to the largest, from which a sample is said to depend on its batch; far above rounding."""
 COUPLED_HALF = 0.1
@@ -37,6 +40,8 @@ class Finding:
 
 def probe(task: "Task") -> tuple[Finding, ...]:
     """Pass a few samples through a task several times, and compare.
+
+    Two passes differ if they do by more than `ROUNDING`.
 
     - ``"dropout"``: two passes differ, and dropout is active in evaluation mode, as with ``F.dropout(x)``, whose
       ``training`` is True by default.
@@ -63,8 +68,9 @@ def probe(task: "Task") -> tuple[Finding, ...]:
             first = _values(task, ready, batch, 0)
         others = [_values(task, ready, batch, seed) for seed in (0, 1, 2)]
         change = max(_change(first, other) for other in others)
-        if change > 0:
-            found.append(_randomness(recorder.dropouts, change, _change(first, others[0]) > 0))
+        rounding = _rounding(task)
+        if change > rounding:
+            found.append(_randomness(recorder.dropouts, change, _change(first, others[0]) > rounding))
         if task.settings.batch_norm == "batch":
             return tuple(found)
         layers = [layer for layer in batch_norms(task.model) if layer.running_mean is None]
@@ -110,6 +116,15 @@ def _change(a: Tensor, b: Tensor) -> float:
         return 0.0
     scale = float(torch.cat([a[kept].abs(), b[kept].abs()]).max())
     return float((a[kept] - b[kept]).abs().max()) / scale if scale > 0 else 0.0
+
+
+def _rounding(task: "Task") -> float:
+    """Return the change that rounding explains, in the coarsest arithmetic that the task computes in."""
+    settings = task.settings
+    kinds = {kind for kind in (settings.autocast, settings.dtype) if kind is not None}
+    if isinstance(task.model, torch.nn.Module) and not kinds:
+        kinds = {value.dtype for value in task.model.parameters() if value.dtype == torch.float64}
+    return ROUNDING * max((torch.finfo(kind).eps for kind in kinds), default=torch.finfo(torch.float32).eps)
 
 
 def _coupling(n: int, change: float) -> Finding:
