@@ -133,7 +133,9 @@ def test_losses_agree(engine: str, loss: Any) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_classes_agree(engine: str) -> None:
     task = build("mlp")
-    pair = nn.Sequential(task.model, nn.Linear(3, 2))  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pair = nn.Sequential(task.model, nn.Linear(3, 2))  # type: ignore[arg-type]
     task = task.replace(model=pair, data=(task.data.inputs, task.data.targets % 2))
     subspace = space(task)
     h = points(2) * 20

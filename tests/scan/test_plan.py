@@ -1,6 +1,7 @@
 """The choice of an engine: fast where it can be trusted, plain elsewhere."""
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -120,8 +121,8 @@ def test_inplace_makes_one_tensor_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     subspace, live, most = space(task), weakref.WeakSet(), []
     plain = Subspace.tensor
 
-    def counted(self: Subspace, name: str, h: Tensor) -> Tensor:
-        made = plain(self, name, h)
+    def counted(self: Subspace, name: str, h: Tensor, **options: Any) -> Tensor:
+        made = plain(self, name, h, **options)
         live.add(made)
         most.append(sum(value.numel() for value in live))
         return made

@@ -159,12 +159,13 @@ class Subspace:
             for name in self.moved:
                 self._move(name, h, out[name])
 
-    def tensor(self, name: str, h: Float[Tensor, " z"]) -> Tensor:
+    def tensor(self, name: str, h: Float[Tensor, " z"], *, dtype: torch.dtype | None = None) -> Tensor:
         """Return one parameter at a point; the numbers of `at`, bit for bit.
 
         Args:
             name: The parameter.
             h: Coordinates, shape ``[z]``.
+            dtype: As in `at`.
 
         Returns:
             A new tensor, or the origin's own where no direction moves it.
@@ -175,8 +176,8 @@ class Subspace:
         self._check(h)
         value = self.origin[name].detach()
         if not any(name in direction for direction in self.directions):
-            return value
-        out = torch.empty_like(value)
+            return _as(value, dtype)
+        out = torch.empty_like(value, dtype=value.dtype if dtype is None else dtype)
         with torch.no_grad():
             self._move(name, h, out)
         return out

@@ -9,8 +9,9 @@ from landform.testing.perturb import dead_entries, live_entries, perturbed
 from landform.testing.phantom import Phantom, phantom
 from landform.testing.phantoms import Critical
 from landform.testing.problem import ScanProblem
-from landform.testing.reference import dense_losses, hard_points, kuhn_value, targets_for
+from landform.testing.reference import dense_losses, hard_points, kuhn_value, looped_losses, targets_for
 from landform.testing.scanner import Finding, ScanReport, check_scan, landform_scanner
+from landform.testing.scans import grids, scan_spaces, scan_tasks
 from landform.testing.strategies import losses, mlps, patterns, sums, tasks, widths
 
 __all__ = [  # noqa: RUF022 - by kind
@@ -25,10 +26,14 @@ __all__ = [  # noqa: RUF022 - by kind
     "sums",
     "tasks",
     "widths",
+    "scan_tasks",
+    "scan_spaces",
+    "grids",
     # references
     "dense_losses",
     "hard_points",
     "kuhn_value",
+    "looped_losses",
     "targets_for",
     # tampering
     "dead_entries",

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from landform.errors import InputError, unknown_name
 from landform.imprint import Imprint
+from landform.subspace import Curve, Subspace
+from landform.task import Task
 
 LOSSES = (
     "cross_entropy",
@@ -65,6 +67,56 @@ def dense_losses(imprint: Imprint, h: Float64[Tensor, "points z"]) -> Float64[Te
         else:
             heads = list(found.values()) if isinstance(found, dict) else list(found)
         rows.append(torch.cat([r.loss(o) for r, o in zip(imprint.responses, heads, strict=True)]))
+    return torch.stack(rows)
+
+
+def looped_losses(
+    task: Task, subspace: Subspace | Curve, h: Float64[Tensor, "points z"]
+) -> Float64[Tensor, "points samples"]:
+    """Compute every sample's cross-entropy at points the slow way: set a copy's parameters, call it on one sample.
+
+    Nothing of the scanner's is used, not even `Subspace.at`. θ = origin + Σ h_i·d_i is summed in float64 and rounded
+    once. Losses over tokens are summed.
+
+    Args:
+        task: A task with cross-entropy and a module.
+        subspace: Where.
+        h: Points, shape ``[points, z]``.
+
+    Returns:
+        Losses.
+
+    Cost:
+        A forward pass a point and sample.
+
+    Example:
+        >>> from landform.subspace import Subspace
+        >>> line = Subspace({"weight": torch.zeros(2, 1)}, ({"weight": torch.tensor([[1.0], [0.0]])},))
+        >>> task = Task(nn.Linear(1, 2, bias=False), data=(torch.ones(1, 1), torch.tensor([0])))
+        >>> looped_losses(task, line, torch.tensor([[0.0], [1.0]])).tolist()  # log(1 + exp(−h))
+        [[0.693147...], [0.313261...]]
+    """
+    model = copy.deepcopy(task.model)
+    assert isinstance(model, nn.Module)
+    model.eval()
+    own = dict(model.named_parameters(remove_duplicate=False))
+    plane = subspace.plane if isinstance(subspace, Curve) else subspace
+    rows = []
+    with torch.no_grad():
+        for point in h.double():
+            t = point[0]
+            steps = torch.stack([2 * t * (1 - t), t * t]) if isinstance(subspace, Curve) else point
+            for name, value in plane.origin.items():
+                moved = value.double()
+                for step, direction in zip(steps, plane.directions, strict=True):
+                    if name in direction:
+                        moved = moved + step * direction[name].double()
+                own[name].copy_(moved)
+            losses = []
+            for x, y in zip(task.data.inputs, task.data.targets, strict=True):
+                output = model(x[None])
+                losses.append(nn.functional.cross_entropy(output.double(), y[None], reduction="sum"))
+            rows.append(torch.stack(losses))
     return torch.stack(rows)
 
 

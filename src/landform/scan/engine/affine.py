@@ -12,14 +12,14 @@ from torch.utils._pytree import tree_map
 
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
 from landform.scan.engine.cut import Affine, Cut, Frontier
-from landform.scan.engine.own import Theta, UnsupportedError, aliases, own_copy
+from landform.scan.engine.own import Theta, UnsupportedError, aliases, compute_dtype, own_copy
 from landform.scan.engine.reading import Reading
 from landform.scan.engine.source import Block, Source
 from landform.scan.engine.stacked import Early, Stack
 from landform.scan.engine.trace import classify, trace
 from landform.subspace import Subspace
 from landform.task import Task
-from landform.task.running import HALF, moved
+from landform.task.running import moved
 
 CACHE = 512 << 20
 """Bytes of blocks kept ready: enough for the first samples of a multilevel scan, not for feature maps of a data set."""
@@ -90,9 +90,7 @@ class AffineEngine(AbstractEngine):
         assert isinstance(task.model, nn.Module)
         if hooked(task.model):
             raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
-        model, tensors = own_copy(task.model, subspace.origin)
-        if any(value.dtype in HALF for value in tensors.values()):
-            raise UnsupportedError(f"model {type(task.model).__name__} has half precision, and runs in float32")
+        model, tensors = own_copy(task.model, subspace.origin, dtype=compute_dtype(task.model))
         names = aliases(task.model)
         under = {names[name]: name for name in subspace.moved}
         if len(under) != len(subspace.moved):

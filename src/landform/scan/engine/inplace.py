@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from landform.scan.engine.affine import require_plain
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
-from landform.scan.engine.own import UnsupportedError, aliases, own_copy
+from landform.scan.engine.own import UnsupportedError, aliases, compute_dtype, own_copy
 from landform.scan.engine.source import Block, Source
 from landform.subspace import Subspace
 from landform.task import Task
@@ -19,8 +19,9 @@ from landform.task.running import moved, takes_names
 class _Point:
     """Where the moving parameters are now."""
 
-    def __init__(self, subspace: Subspace) -> None:
+    def __init__(self, subspace: Subspace, dtype: torch.dtype | None) -> None:
         self.subspace = subspace
+        self.dtype = dtype
         self.h = torch.zeros(subspace.z, dtype=torch.float64)
 
 
@@ -37,10 +38,11 @@ class _Moving(dict[str, "nn.Parameter | None"]):
         self._point = point
 
     def __getitem__(self, key: str) -> nn.Parameter | None:
-        name = self._names.get(key)
-        if name is None:
-            return super().__getitem__(key)
-        return self._point.subspace.tensor(name, self._point.h)  # type: ignore[return-value]
+        name, dtype = self._names.get(key), self._point.dtype
+        if name is not None:
+            return self._point.subspace.tensor(name, self._point.h, dtype=dtype)  # type: ignore[return-value]
+        own = super().__getitem__(key)
+        return own if own is None or dtype is None else own.to(dtype)  # type: ignore[return-value]
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401
@@ -57,7 +59,8 @@ class InplaceEngine(AbstractEngine):
 
     No copy of the parameters is ever held, whatever the grid and the number of directions: beyond model and activations
     a point takes the largest tensor that is moved (and a chunk of it for directions made from a seed). The origin is
-    only read, so there is nothing to restore, and nothing drifts.
+    only read, so there is nothing to restore, and nothing drifts. Weights of half precision are moved, and run, in
+    float32, each made when it is read.
 
     Args:
         task: The task.
@@ -101,14 +104,19 @@ class InplaceEngine(AbstractEngine):
         if len(under) != len(subspace.moved):
             raise UnsupportedError("tied parameters are moved under two names")
         by_id = {id(tensors[name]): alias for name, alias in under.items()}
-        self._point = _Point(subspace)
+        dtype = compute_dtype(task.model)
+        self._point = _Point(subspace, dtype)
         for module in model.modules():
             own = module._parameters
             mine = {key: by_id[id(value)] for key, value in own.items() if id(value) in by_id}
-            if mine:
+            if mine or dtype is not None:
                 module._parameters = _Moving(own, mine, self._point)
+            if dtype is not None:
+                floats = {key: value for key, value in module._buffers.items() if value is not None}
+                module._buffers |= {key: value.to(dtype) for key, value in floats.items() if value.is_floating_point()}
         self._model = model
-        self._lead = next((value for value in tensors.values() if value.is_floating_point()), None)
+        lead = next((value for value in tensors.values() if value.is_floating_point()), None)
+        self._place = None if lead is None else (lead.device, dtype or lead.dtype)
         self._size = batch_size or task.batch_size()
 
     @property
@@ -143,9 +151,9 @@ class InplaceEngine(AbstractEngine):
         return Sums(num, den)
 
     def _run(self, h: Tensor, start: int, stop: int) -> Iterator[tuple[Block, int, tuple[Tensor, Tensor]]]:
-        task, lead = self._source.task, self._lead
+        task, place_of = self._source.task, self._place
         for block in self._source.blocks(start, stop, self._size):
-            inputs = block.batch.inputs if lead is None else moved(block.batch.inputs, lead.device, lead.dtype)
+            inputs = block.batch.inputs if place_of is None else moved(block.batch.inputs, *place_of)
             named = isinstance(inputs, Mapping) and takes_names(self._model, tuple(inputs))
             for place, point in enumerate(h):
                 self._point.h = point

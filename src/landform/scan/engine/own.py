@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from landform.errors import ArchitectureError
 from landform.subspace import Subspace
+from landform.task.running import HALF
 
 
 class UnsupportedError(ArchitectureError):
@@ -24,12 +25,21 @@ def aliases(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def own_copy(model: nn.Module, origin: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+def compute_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return float32 for a model with numbers of half precision, which is moved and run in it; else None."""
+    half = any(value.dtype in HALF for value in [*model.parameters(), *model.buffers()])
+    return torch.float32 if half else None
+
+
+def own_copy(
+    model: nn.Module, origin: Mapping[str, Tensor], *, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, dict[str, Tensor]]:
     """Copy a model in evaluation mode whose parameters are the origin's tensors; nothing of the caller's is written.
 
     Args:
         model: The caller's model.
         origin: Values by any name of a tensor; may be partial.
+        dtype: Of floats in the copy, whose tensors are then its own; None keeps each as it is.
 
     Returns:
         The copy, and its parameters and buffers by their first name. Their ``.data`` may be pointed elsewhere, but what
@@ -54,6 +64,9 @@ def own_copy(model: nn.Module, origin: Mapping[str, Tensor]) -> tuple[nn.Module,
             own: Tensor = nn.Parameter(given.get(name, value.detach()), requires_grad=False)
         else:
             own = given[name].clone() if name in given else value.detach().clone()
+        if dtype is not None and own.is_floating_point() and own.dtype != dtype:
+            wide = own.detach().to(dtype)
+            own = nn.Parameter(wide, requires_grad=False) if isinstance(own, nn.Parameter) else wide
         if own.shape != value.shape:
             raise UnsupportedError(f"'{name}' has shape {tuple(own.shape)}, the model's has {tuple(value.shape)}")
         memo[id(value)] = tensors[name] = own
