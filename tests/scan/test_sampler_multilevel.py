@@ -64,7 +64,7 @@ def test_a_surface_is_found_within_its_tolerance_at_a_fraction_of_the_cost():
     assert found.notes["evaluations"] < 4225 / 20
     assert found.notes["sample_evaluations"] >= int(found.samples.sum())
     assert sampler.expected >= found.notes["sample_evaluations"]
-    assert found.notes["loss_half_width"] <= 1.2 * allowed
+    assert found.notes["loss_half_width"] <= allowed
     assert found.notes["loss_check_outside"] == 0
     assert bool((found.samples[found.stderr[:, 0].isnan()] == 0).all())  # interpolated: no interval
     assert bool(torch.isfinite(found.value).all())
@@ -283,6 +283,49 @@ def test_an_interruption_beside_what_is_not_finite():
         known = (found.samples > 0) & ~beyond
         half = found.critical[0] * found.stderr[:, 0]
         assert bool(((found.value[:, 0] - own(h).mean(1)).abs() <= half + 1e-9)[known].all())
+
+
+def rare(n, seed=0):
+    """Ten classes, each rough in a corner of its own, with sizes of very heavy tails."""
+    draw = torch.Generator().manual_seed(seed)
+    place = torch.rand(10, 2, generator=draw).double()[torch.arange(n) % 10]
+    size = (1.2 * torch.randn(n, generator=draw).double()).exp()
+    phase = 6.3 * torch.rand(n, generator=draw).double()
+
+    def loss(h):
+        away = sum((h[:, k, None] - place[:, k]).square() for k in range(2))
+        wave = (8 * h[:, :1] + 14 * h[:, 1:] + phase).sin()
+        return (2 * h - 1).square().sum(1, keepdim=True) + 0.5 * size * (-32 * away).exp() * (1 + 0.7 * wave)
+
+    return loss
+
+
+def test_no_interval_is_wider_than_the_tolerance_in_the_end():
+    """Rare samples that pilots do not see make some intervals too wide; those nodes get all samples."""
+    h, n = grid((33, 33)), 300
+    loss = rare(n)
+    sharpened = 0
+    for seed in range(6):
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        sampler = Multilevel(h, (33, 33), n, ("loss",), tolerance=0.02, check=0)
+        found = drive(sampler, loss, n, order)
+        sharpened += int(((found.samples == n) & (found.stderr[:, 0] == 0) & (found.level == 5)).sum())
+        assert found.notes["tolerance_reached"] is True
+        assert found.notes["loss_half_width"] <= found.notes["loss_tolerance"]
+        half = found.critical[0] * found.stderr[:, 0]
+        assert float(half.nan_to_num(nan=0.0).max()) == found.notes["loss_half_width"]
+        known = found.samples > 0
+        assert bool(((found.value[:, 0] - loss(h).mean(1)).abs() <= half + 1e-9)[known].all())
+    assert sharpened > 0  # else there was nothing to promise
+
+
+def test_a_tolerance_that_the_data_cannot_give_is_said():
+    h, loss, n = grid((9, 9)), surfaces(200), 200
+    found = drive(Multilevel(h, (9, 9), n, ("loss",), tolerance=0.001, target="population"), loss, n)
+    assert found.notes["tolerance_reached"] is False
+    assert found.notes["loss_half_width"] > found.notes["loss_tolerance"]
+    enough = drive(Multilevel(h, (9, 9), n, ("loss",), tolerance=1.0, target="population"), loss, n)
+    assert enough.notes["tolerance_reached"] is True
 
 
 def test_the_same_answers_give_the_same_questions():

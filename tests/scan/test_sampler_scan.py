@@ -61,6 +61,13 @@ def test_surfaces_with_a_tolerance_can_be_saved(trained, tmp_path):
     assert surface.attrs["loss_tolerance"] == 0.1
 
 
+def test_a_tolerance_that_all_samples_cannot_give_is_a_warning(trained):
+    task, plane = trained
+    with pytest.warns(UserWarning, match=r"not reached: intervals are up to ±[0-9.]+, .* bring more data"):
+        surface = lf.scan(task, plane, grid=5, tolerance=0.001, target="population", check=0)
+    assert surface.attrs["tolerance_reached"] is False
+
+
 def test_what_a_tolerance_cannot_do_is_said(trained):
     task, plane = trained
     with pytest.raises(InputError, match=r"tolerance= needs a grid"):

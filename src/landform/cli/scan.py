@@ -36,8 +36,9 @@ picture alone, or .html for a landscape to turn with the mouse. The picture lies
 name.
 
 --json prints surface, picture, evaluations (passes over all samples, or what amounts to them), sample_evaluations, \
-samples, seconds, interval (half the width of the widest interval; 0 for an exact scan), confidence, complete, loss \
-(least and greatest), difference (largest |measured - promised|), unit, data, grid, plane and transfer.
+samples, seconds, interval (half the width of the widest interval; 0 for an exact scan), confidence, reached (whether \
+--tolerance is kept; null without one), complete, loss (least and greatest), difference (largest |measured - \
+promised|), unit, data, grid, plane and transfer.
 
 Exit codes: 0 done, 2 an error (nothing was written), 130 interrupted (what was measured is written; a --store goes on \
 from there)."""

@@ -124,6 +124,7 @@ def report(surface: "xarray.Dataset", path: Path | None, picture: Path | None, s
         "seconds": seconds,
         "interval": interval(surface),
         "confidence": attrs.get("confidence"),
+        "reached": _reached(attrs.get("tolerance_reached")),
         "complete": bool(attrs["complete"]) if not isinstance(attrs["complete"], dict) else False,
         "loss": [float(surface["loss"].min()), float(surface["loss"].max())],
         "difference": float(abs(surface["difference"]).max()) if "difference" in surface else None,
@@ -133,6 +134,11 @@ def report(surface: "xarray.Dataset", path: Path | None, picture: Path | None, s
         "plane": attrs.get("plane"),
         "transfer": attrs.get("transfer"),
     }
+
+
+def _reached(value: Any) -> bool | None:
+    """Return whether every part of the data is known to the tolerance; None where none was asked for."""
+    return all(value.values()) if isinstance(value, dict) else value
 
 
 def interval(surface: "xarray.Dataset") -> float:

@@ -210,6 +210,8 @@ def _surface(
     estimate = measured.run.estimate
     if not measured.run.complete:
         _say_interrupted(int((estimate.samples > 0).sum()), len(places.h))
+    elif not estimate.notes.get("tolerance_reached", True):
+        _say_not_reached(estimate.notes, task.n)
     attrs = measured.attrs | _cost(begin, complete=measured.run.complete)
     units = {"loss": attrs["unit"]}
     extra = node_metrics(task, space, places, estimate, options.progress)
@@ -223,6 +225,20 @@ def _cost(begin: float, *, complete: bool) -> dict[str, Any]:
 
 def _say_interrupted(done: int, points: int) -> None:
     text = f"interrupted: {done} of {points} points are measured; status says what the others are"
+    warnings.warn(text, stacklevel=4)
+
+
+def _say_not_reached(notes: Mapping[str, Any], n: int) -> None:
+    """Say that all samples are not enough, which is so only where they are themselves a sample."""
+    head = max(
+        (key[: -len("half_width")] for key in notes if str(key).startswith("loss") and key.endswith("half_width")),
+        key=lambda key: notes[f"{key}half_width"] / notes[f"{key}tolerance"],
+    )
+    text = (
+        f"the tolerance is not reached: intervals are up to ±{notes[f'{head}half_width']:.3g}, asked for were"
+        f" ±{notes[f'{head}tolerance']:.3g}; towards the population {n:,} samples cannot tell more: bring more data, or"
+        " ask for a wider tolerance"
+    )
     warnings.warn(text, stacklevel=4)
 
 

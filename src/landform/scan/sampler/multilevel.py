@@ -76,7 +76,12 @@ class Multilevel(AbstractSampler):
     the end, add a statement that needs no assumption: with confidence 1 − α at most the part ``loss_volume_beyond`` of
     the volume differs from the surface by more than the tolerance.
 
-    The notes have ``loss_tolerance``, ``loss_half_width`` (of the widest interval), ``loss_truncation``, ``loss_decay``
+    *The promise.* A node whose interval is wider than the tolerance in the end, since rare samples showed up late, is
+    evaluated on all samples. So with the target ``"data"`` no interval of a loss is wider than the tolerance. Towards
+    the population even all samples may not be enough: ``loss_reached`` is then False.
+
+    The notes have ``loss_tolerance``, ``loss_half_width`` (of the widest interval), ``loss_reached`` (whether it is
+    within the tolerance, and all that was planned was done), ``loss_truncation``, ``loss_decay``
     (of surpluses, a level), ``loss_check_points``, ``loss_check_outside``, ``loss_check_largest`` (difference),
     ``loss_volume_beyond``, and the same for other quantities; ``level_nodes`` and ``level_evaluated``.
 
@@ -226,6 +231,7 @@ class Multilevel(AbstractSampler):
         if not bool(known.any()):
             critical[:] = math.nan
         stderr = torch.stack([errors.stderr for errors in books.errors], 1)
+        half = (critical * stderr).nan_to_num(nan=0.0)
         nodes, evaluated = level_counts(self._tree, known)
         notes: dict[str, object] = {
             "sampler": "multilevel",
@@ -235,12 +241,14 @@ class Multilevel(AbstractSampler):
             "evaluations": self._spent / self._n,
             "level_nodes": nodes,
             "level_evaluated": evaluated,
+            "tolerance_reached": self._refined
+            and all(float(half[:, q].max()) <= books.absolute(q) for q in range(self._steering)),
         }
         for q, name in enumerate(self._names):
             if (predicted := self._planner.predicted[q]) is not None:
                 about = {
                     "tolerance": books.absolute(q),
-                    "half_width": float((critical[q] * stderr[:, q]).nan_to_num(nan=0.0).max()),
+                    "half_width": float(half[:, q].max()),
                     "truncation": self._planner.left[q] if self._refined else math.nan,
                     "decay": predicted.decay,
                 } | self._checked.get(name, {})
@@ -263,6 +271,8 @@ class Multilevel(AbstractSampler):
             if not (yield from self._fine(k, nodes)):
                 return False
         self._planner.skip(depth + 1, level[:0])
+        if not (yield from self._sharpen()):
+            return False
         self._refined = True
         return (yield from self._check_points())
 
@@ -294,6 +304,16 @@ class Multilevel(AbstractSampler):
         books.settle(level, work, least)
         if complete:
             self._close(level)
+        return complete
+
+    def _sharpen(self) -> _Rounds:
+        """Evaluate on all samples the nodes whose intervals came out wider than the tolerance, until there are none."""
+        complete = True
+        while complete and len(nodes := self._planner.wide()):
+            work = self._work(nodes, torch.full((len(nodes),), self._top))
+            complete = yield from self._climb(work)
+            self._books.settle(self._tree.depth, work, None)  # nothing is interpolated from them anew
+            self._books.close(self._tree.depth)
         return complete
 
     def _work(self, nodes: Int64[Tensor, " some"], goal: Int64[Tensor, " some"]) -> Work:

@@ -153,6 +153,23 @@ class Planner:
             self._costs[q].append(float(books.variance[here, q].nan_to_num(nan=0.0, posinf=0.0).sum()))
             self.predicted[q] = predict(self._tree, level, books.surplus[:, q], self.predicted[q])
 
+    def wide(self) -> Int64[Tensor, " some"]:
+        """Return the nodes that are known less well than the tolerance asks for, and would be better on all samples.
+
+        Rare samples that a pilot did not see make some; and the critical value is known only at the end. Towards the
+        population, a node on all samples has an error, so nodes that are no worse than such ones are left.
+        """
+        some = (self._books.samples > 0) & (self._books.samples < self._rungs[-1])
+        wide = torch.zeros_like(some)
+        for q in range(self._steering):
+            errors = self._books.errors[q]
+            most = self._books.absolute(q) / max(errors.critical(self._confidence), 1e-300)
+            whole = errors.stderr[self._books.samples == self._rungs[-1]].nan_to_num(nan=0.0)
+            if self._target == "population" and len(whole):
+                most = max(most, 1.2 * float(whole.max()))
+            wide |= errors.stderr > most  # False where there is no error to speak of
+        return (wide & some).nonzero()[:, 0]
+
     def foresee(self, level: int, work: Work) -> int:
         """Forecast the sample evaluations that are still to come."""
         sizes = torch.tensor(self._rungs)
