@@ -99,7 +99,11 @@ class _Reader:
             constant = np.zeros(op.channels) if bias is None else exact(bias)
             if op.name in self.found.maps:
                 return _Map(sp.csr_matrix((op.channels, channels)), constant)
-            return _Map(affine.matrix_of(self.modules[op.name], op.name, weight, channels), constant)
+            return _Map(affine.matrix_of(self.modules[op.name], op, weight, channels), constant)
+        if op.kind == "shift":
+            to = op.offset + np.arange(channels)
+            ones = sp.csr_matrix((np.ones(channels), (to, np.arange(channels))), shape=(op.channels, channels))
+            return _Map(ones, np.zeros(op.channels))
         if op.kind == "norm":
             norm = self.modules[op.name]
             mean, variance = (exact(self.buffers[f"{op.name}.running_{k}"]) for k in ("mean", "var"))
@@ -200,7 +204,7 @@ class _Reader:
                 part = self._part(number, channels, where, width)
             stay = [n for n in where if ends[n] > position and len(where[n])]
             kept = np.concatenate([where[n] for n in stay]) if stay else np.zeros(0, dtype=int)
-            slope = float(torch.tensor(act.slope, dtype=self.dtype)) if act.kind == "act" else 1.0
+            slope = self._slope(act, channels)
             cap = act.cap if act.kind == "act" else float("inf")
             steps.append(
                 Step.stored(
@@ -223,6 +227,21 @@ class _Reader:
             part = self._part(head.op, np.arange(head.outputs), where, width)
             heads.append(Step.stored(part.weight, part.bias, 1.0, -1))
         return Network(tuple(steps), tuple(heads), self.dtype, ROUNDOFF[self.dtype])
+
+    def _slope(self, act: Op, channels: np.ndarray) -> float:
+        """Return the slope of an activation left of 0, as the network has it."""
+        if act.kind != "act":
+            return 1.0
+        if not act.owns:
+            return float(torch.tensor(act.slope, dtype=self.dtype))
+        slopes = exact(self.origin[f"{act.name}.weight"])
+        found = np.unique(slopes[channels] if len(slopes) > 1 else slopes)
+        if len(found) != 1 or not 0 <= found[0] < 1:
+            raise ProofError(
+                f"'{act.name}' has slopes from {found.min():g} to {found.max():g} on channels that are read; the proof"
+                " covers one slope in [0, 1)"
+            )
+        return float(found[0])
 
     def _plan(self) -> list[tuple[int, int]]:
         """Return the operations to compute in order, each with the activation that may be done at once."""

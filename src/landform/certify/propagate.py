@@ -7,6 +7,8 @@ verifier's own float64 arithmetic is bounded by the same rule, more coarsely. Al
 over the cells by interpolation, since every ingredient is convex there.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -37,6 +39,9 @@ def inject(mesh: Mesh, step: Step, roundoff: float) -> tuple[Field, np.ndarray]:
     rows = step.weight.toarray()
     plain = (np.count_nonzero(rows, axis=1) == 1) & (step.bias == 0) & (rows.max(axis=1, initial=0) == 1)
     scale = np.where(plain, cells[rows.argmax(axis=1)], 1.0)
+    if not (np.maximum(rows, 0).sum(axis=1) + step.bias).max(initial=0.0) * (1 + 1e-5) <= step.cap:
+        raise ProofError(f"some unit of the first layer exceeds {step.cap:g}, where its activation stops growing")
+    step = replace(step, cap=np.inf)  # integers n·h may exceed it, h does not
     start = Field.dense(mesh, index, np.zeros_like(index), np.zeros(mesh.z))
     return propagate(start, step.rescaled(scale, 1 / cells), roundoff), scale
 

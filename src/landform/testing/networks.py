@@ -12,6 +12,25 @@ from torch.nn import functional
 Images = Float[Tensor, "n channels height width"]
 
 
+class Padded(nn.Module):
+    """Every second position or so, with channels of zeros around.
+
+    Args:
+        more: Channels to add, half of them in front.
+        stride: Which positions are kept.
+    """
+
+    def __init__(self, more: int, stride: int) -> None:
+        super().__init__()
+        self.more, self.stride = more, stride
+
+    def forward(self, x: Images) -> Images:
+        """Leave out and pad."""
+        before = self.more // 2
+        kept = x[:, :, :: self.stride, :: self.stride]
+        return functional.pad(kept, (0, 0, 0, 0, before, self.more - before))
+
+
 class Basic(nn.Module):
     """The residual block of He et al., CVPR 2016, with a map on the other path where shapes change.
 
@@ -19,16 +38,20 @@ class Basic(nn.Module):
         inputs: Channels that it reads.
         width: Channels that it makes.
         stride: Of the first convolution.
+        maps: Whether that map is a convolution (their option B); else positions are left out and channels of zeros are
+            put around (option A, as in their networks for CIFAR).
     """
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, *, maps: bool = True) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.down: nn.Module | None = None
-        if stride != 1 or inputs != width:
+        if (stride != 1 or inputs != width) and not maps:
+            self.down = Padded(width - inputs, stride)
+        elif stride != 1 or inputs != width:
             self.down = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Images) -> Images:
@@ -46,6 +69,7 @@ class ResNet(nn.Module):
         widths: (channels, stride) of each group.
         blocks: Blocks in a group.
         classes: Outputs.
+        maps: Whether blocks that change shapes have a map on the other path (see `Basic`).
     """
 
     def __init__(
@@ -54,6 +78,8 @@ class ResNet(nn.Module):
         widths: tuple[tuple[int, int], ...] = ((64, 1), (128, 2), (256, 2), (512, 2)),
         blocks: int = 2,
         classes: int = 10,
+        *,
+        maps: bool = True,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
@@ -61,7 +87,7 @@ class ResNet(nn.Module):
         layers, channels = [], stem
         for width, stride in widths:
             for number in range(blocks):
-                layers.append(Basic(channels, width, stride if number == 0 else 1))
+                layers.append(Basic(channels, width, stride if number == 0 else 1, maps=maps))
                 channels = width
         self.blocks = nn.Sequential(*layers)
         self.fc = nn.Linear(channels, classes)
@@ -218,9 +244,9 @@ def resnet18() -> nn.Module:
     return with_statistics(ResNet())
 
 
-def resnet20() -> nn.Module:
-    """Build ResNet-20 for 3 × 32 × 32: 16, 32 and 64 channels."""
-    return with_statistics(ResNet(16, ((16, 1), (32, 2), (64, 2)), 3))
+def resnet20(*, maps: bool = True) -> nn.Module:
+    """Build ResNet-20 for 3 × 32 × 32: 16, 32 and 64 channels; ``maps=False``: without parameters on shortcuts."""
+    return with_statistics(ResNet(16, ((16, 1), (32, 2), (64, 2)), 3, maps=maps))
 
 
 def _stem(width: int) -> list[nn.Module]:

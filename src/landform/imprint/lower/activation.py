@@ -1,7 +1,7 @@
 """Piecewise-linear activations: where hinges come from.
 
 ReLU, LeakyReLU (two units a hinge: relu(t) = (lr(t) + α·lr(−t))/(1 − α²)), ReLU6 and Hardtanh(0, c), which are ReLU
-below c: registers are scaled by powers of two to stay there.
+below c: registers are scaled by powers of two to stay there. PReLU's slopes are weights: set to zero, it is a ReLU.
 
 Carries: any register ≥ 0 (below the cap), unchanged. Computes: one hinge a channel, or half a one. Holds: nothing.
 """
@@ -15,7 +15,7 @@ from torch.nn import functional
 from landform.errors import ArchitectureError
 from landform.imprint.lower.graph import Call, Op
 
-COVERS = "ReLU, LeakyReLU, ReLU6"
+COVERS = "ReLU, LeakyReLU, PReLU, ReLU6"
 _RELU: tuple[Any, ...] = (torch.relu, torch.relu_, functional.relu, "relu", "relu_")
 
 
@@ -28,6 +28,10 @@ def read(call: Call) -> Op | None:
 
     if isinstance(module, nn.ReLU) or (module is None and call.target in _RELU):
         return act(0.0)
+    if isinstance(module, nn.PReLU):
+        if module.num_parameters not in (1, channels):
+            raise ArchitectureError(f"'{call.name}' has {module.num_parameters} slopes for {channels} channels")
+        return Op("act", call.name, call.inputs[:1], channels, slope=0.0, owns=True)
     if isinstance(module, nn.ReLU6) or call.target is functional.relu6:
         return act(0.0, 6.0)
     if isinstance(module, nn.Hardtanh):

@@ -4,6 +4,11 @@ from landform.imprint.lower import activation, affine, batchnorm, merge, passing
 from landform.imprint.lower.graph import Call, Op
 
 FAMILIES = (affine, batchnorm, activation, pooling, merge, passing)
+INSTEAD = {
+    "Softmax": "take it off (model.NAME = nn.Identity()) and let the loss contain it, as cross_entropy does",
+    "LogSoftmax": "take it off (model.NAME = nn.Identity()) and use cross_entropy, which contains it",
+}
+"""What would work instead of modules that are often met and not covered."""
 COVERED = "; ".join(family.COVERS for family in FAMILIES)
 
 

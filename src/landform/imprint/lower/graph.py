@@ -3,13 +3,13 @@
 Every tensor inside an imprint is the same at all positions (pixels, time steps), so an operation is described by what
 it does to the channels: a linear *map* (Linear, convolutions at one tap), a *norm* (BatchNorm in eval mode: one factor
 and one constant a channel), an *act* (a piecewise-linear activation), *add*, *cat*, *pool* (the identity on constants,
-but for rounding) or *keep* (Flatten, Dropout, views). Each family of layers is one file that turns a call into an
-`Op`, writes numbers into its parameters and reads them back:
+but for rounding), *keep* (Flatten, Dropout, views) or *shift* (empty channels beside the others). Each
+family of layers is one file that turns a call into an `Op`, writes numbers into its parameters and reads them back:
 
 ==================  ==============================================================================================
-`affine.py`         Linear, Conv1d, Conv2d, Conv3d: any matrix between channels, at one tap of the kernel
+`affine.py`         Linear, convolutions and transposed ones: any matrix between channels, at one tap of the kernel
 `batchnorm.py`      BatchNorm1d, 2d, 3d: carries every register, sets a constant where there is no bias
-`activation.py`     ReLU, LeakyReLU, ReLU6 and the like: the hinges
+`activation.py`     ReLU, LeakyReLU, PReLU, ReLU6 and the like: the hinges
 `pooling.py`        max, average and adaptive pools, means over positions
 `merge.py`          residual sums and concatenation
 `passing.py`        what changes nothing
@@ -29,7 +29,7 @@ from torch import fx, nn
 
 from landform.errors import ArchitectureError
 
-Kind = Literal["input", "map", "norm", "act", "add", "cat", "pool", "keep"]
+Kind = Literal["input", "map", "norm", "act", "add", "cat", "pool", "keep", "shift"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class Op:
         cap: Where an activation stops growing (6 for ReLU6).
         terms: How many equal numbers an average adds up.
         groups: Groups of a map; a map with more than one can only carry.
+        taps: Along each axis of a convolution's kernel, the taps that are written: none of them ever reads padding.
+        last: Whether channels are the last dimension; flattened, they then vary fastest. None: as the input has it.
+        fast: Whether a Linear reads a tensor whose channels are last.
+        offset: Empty channels that are put in front of the others (a shift).
+        pads: Zeros that were put around the positions, (before, after) along each axis, for the next convolution.
+        owns: Whether an activation has parameters (PReLU's slopes), which are set to zero: then it is a ReLU.
     """
 
     kind: Kind
@@ -55,6 +61,12 @@ class Op:
     cap: float = float("inf")
     terms: int = 1
     groups: int = 1
+    taps: tuple[tuple[int, ...], ...] = ()
+    last: bool | None = None
+    fast: bool = False
+    offset: int = 0
+    pads: tuple[tuple[int, int], ...] = ()
+    owns: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,8 @@ class Call:
         inputs: Numbers of the operations among the arguments.
         channels: Channels of each of them.
         shapes: Shape of each of them, None where unknown.
+        shape: Shape of the result, None where unknown.
+        sources: The operations that make them.
     """
 
     name: str
@@ -107,6 +121,12 @@ class Call:
     channels: tuple[int, ...]
     shapes: tuple[tuple[int, ...] | None, ...]
     shape: tuple[int, ...] | None
+    sources: tuple[Op, ...] = ()
+
+    @property
+    def last(self) -> bool:
+        """Whether the first tensor has its channels in the last dimension."""
+        return bool(self.sources and self.sources[0].last)
 
     @property
     def what(self) -> str:
@@ -199,6 +219,7 @@ class _Reader:
         self.shapes = shapes
         self.ops: list[Op] = [Op("input", "input")]
         self.number: dict[fx.Node, int] = {}
+        self.attributes: dict[fx.Node, str] = {}  # parameters that the forward reads by itself
         self.used: set[str] = set()
 
     def read(self, graph: fx.Graph) -> Graph:
@@ -210,19 +231,21 @@ class _Reader:
         for node in graph.nodes:
             if node.op == "output":
                 output = node.args[0]
+            elif node.op == "get_attr":
+                self.attributes[node] = str(node.target)
             elif node.op != "placeholder" and not _is_shape(node, self.number):
                 self._add(node)
         return _pruned(Graph(tuple(self.ops), self._heads(output)), type(self.model).__name__)
 
     def _add(self, node: fx.Node) -> None:
-        from landform.imprint.lower.families import read_call
+        from landform.imprint.lower.families import INSTEAD, read_call
+        from landform.imprint.lower.layout import functional_map, placed
 
-        if node.op == "get_attr":
-            raise ArchitectureError(
-                f"the forward reads '{node.target}' by itself; landform writes into layers: {covered()}"
-            )
         module = self.modules[str(node.target)] if node.op == "call_module" else None
         name = str(node.target) if module is not None else node.name
+        attributes = [n for n in _tensors(node) if n in self.attributes]
+        if attributes:
+            name, module = functional_map(node, self.attributes, self.modules)
         if module is not None and any(True for _ in module.parameters()):
             if name in self.used:
                 raise ArchitectureError(f"module '{name}' is used twice; every layer needs weights of its own")
@@ -240,14 +263,17 @@ class _Reader:
             tuple(self.ops[self.number[n]].channels for n in sources),
             tuple(self.shapes.get(n.name) for n in sources),
             self.shapes.get(node.name),
+            tuple(self.ops[self.number[n]] for n in sources),
         )
         op = read_call(call)
         if op is None:
             what = f"module '{name}' is a {call.what}" if module is not None else f"the operation '{call.what}'"
             joint = ", which is not covered" if module is not None else " is not covered"
-            raise ArchitectureError(f"{what}{joint}; landform lowers into {covered()}")
+            instead = INSTEAD.get(call.what)
+            more = f"; {instead.replace('NAME', name)}" if instead else ""
+            raise ArchitectureError(f"{what}{joint}{more}; landform lowers into {covered()}")
         self.number[node] = len(self.ops)
-        self.ops.append(op)
+        self.ops.append(placed(op, call))
 
     def _ref(self, node: fx.Node) -> Any:
         return Ref(self.number[node]) if node in self.number else None

@@ -79,7 +79,7 @@ class Network:
             linear.check_parameters(model, self.chain)
             return
         assert self.graph is not None
-        names = [op.name for op in self.graph.ops if op.kind in ("map", "norm")]
+        names = [op.name for op in self.graph.ops if op.kind in ("map", "norm") or op.owns]
         check_modules(model, names, [head.linear for head in self.heads])
 
     def checker(self, model: nn.Module) -> Callable[[Program], None] | None:

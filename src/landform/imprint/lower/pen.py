@@ -1,5 +1,6 @@
 """Write rows and constants into the parameters of one stage: its map, its norms, its channel that is one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from landform.errors import CapacityError
 from landform.imprint.lower import affine, batchnorm
+from landform.imprint.lower.graph import Op
 from landform.imprint.lower.registers import Registers, embed
 from landform.imprint.lower.stages import Plain
 from landform.program.program import Layer
@@ -20,12 +22,14 @@ class Pen:
 
     Args:
         model: The network, for shapes, dtypes and statistics.
+        maps: The operation of each map, by name.
         dry: Write nothing, only check what fits.
         ones: Whether to keep a channel that is one, from which constants can be read.
         parameters: What was written, by qualified name.
     """
 
     model: nn.Module
+    maps: Mapping[str, Op]
     dry: bool = False
     ones: bool = True
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -105,7 +109,7 @@ class Pen:
     def set_weight(self, name: str, matrix: sp.csr_matrix) -> None:
         """Write a matrix between channels into a map."""
         if not self.dry:
-            self.parameters[f"{name}.weight"] = affine.block(self.modules[name], name, matrix)
+            self.parameters[f"{name}.weight"] = affine.block(self.modules[name], self.maps[name], matrix)
 
     def set_norm(self, name: str, used: np.ndarray, constant: np.ndarray, scale: np.ndarray | float = 1.0) -> None:
         """Make a norm the identity on the channels used, plus a constant."""

@@ -9,13 +9,14 @@ A network is a list of pieces, each of which turns one tensor of registers into 
   the identity path for nothing, while the units of the branch's first activation compute; its last map writes what is
   needed of them into empty channels, or adds it to a register. Where the sum has a map on its other path as well, the
   activation after the sum is a stage of its own that reads both.
-- `Shift`: a concatenation without identity path; one branch is used, its channels come to lie at an offset.
+- `Shift`: a concatenation without identity path; one branch is used, its channels come to lie at an offset. Empty
+  channels that are put beside the others do the same.
 
 `rooms` lists, stage by stage, how many units may bend and how many registers are carried beside them: all that the
 scheduler knows of an architecture. Channels that a stage leaves alone are exactly zero, and so free for other uses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from landform.errors import ArchitectureError
@@ -79,7 +80,7 @@ class Branch:
         exit: The last map, without activation.
         skip: The map on the other path, None for the identity.
         merge: ``"add"`` or ``"cat"``.
-        offset: Where the identity's channels lie in a concatenation.
+        offset: Where the identity's channels lie in a concatenation, or in a sum that has more channels.
         written: Where the branch's channels lie in a concatenation.
         inputs: Channels before the fork.
         width: Channels after it.
@@ -134,13 +135,15 @@ class Stages:
     Args:
         pieces: What happens, in order.
         heads: The outputs.
-        silent: Names of maps and norms that are not used; they are set to zero.
+        silent: Names of maps, norms and slopes that are not used; they are set to zero.
+        maps: The operation of every map, by name.
         widths: Channels of every stage with room for units, for people.
     """
 
     pieces: tuple[Piece, ...]
     heads: tuple[Head, ...]
     silent: tuple[str, ...]
+    maps: Mapping[str, Op]
 
     @property
     def rooms(self) -> tuple[Room, ...]:
@@ -198,6 +201,10 @@ def _rooms(pieces: Sequence[Piece]) -> tuple[Room, ...]:
     return tuple(rooms)
 
 
+def _only_shifts(run: Sequence[Piece]) -> bool:
+    return bool(run) and all(isinstance(piece, Shift) for piece in run)
+
+
 def stages(graph: Graph) -> Stages:
     """Group the operations of a graph.
 
@@ -242,7 +249,9 @@ class _Parser:
                 " before it"
             )
         heads = tuple(Head(h.key, h.linear, h.outputs, self.ops[end].channels) for h in self.graph.heads)
-        return Stages(tuple(pieces), heads, tuple(self.silent))
+        slopes = [op.name for op in self.ops if op.owns]
+        maps = {op.name: op for op in self.ops if op.kind == "map"}
+        return Stages(tuple(pieces), heads, (*self.silent, *slopes), maps)
 
     def _nest_cats(self) -> None:
         """Write cat(a, b, c) as cat(cat(a, b), c) where cat(a, b) exists, so that dense blocks nest."""
@@ -285,6 +294,9 @@ class _Parser:
             elif op.kind == "map":
                 piece, at = self._plain(users[0])
                 pieces.append(piece)
+            elif op.kind == "shift":
+                pieces.append(Shift(op.offset, op.channels))
+                at = users[0]
             else:
                 entry, at = self._entry(users[0])
                 pieces.append(entry)
@@ -358,7 +370,7 @@ class _Parser:
 
     def _merge(self, op: Op, at: int, runs: list[list[Piece]], offsets: list[int]) -> list[Piece]:
         """Choose what the branches of a fork are used for."""
-        idle = [number for number, run in enumerate(runs) if not run]
+        idle = [n for n, run in enumerate(runs) if not run or (op.kind == "add" and _only_shifts(run))]
         maps = [n for n, run in enumerate(runs) if len(run) == 1 and isinstance(run[0], Plain) and run[0].slope == 1.0]
         skip = idle[0] if idle else maps[0] if maps and op.kind == "add" and len(runs) > 1 else None
         if skip is None:
@@ -370,8 +382,10 @@ class _Parser:
         for number, run in enumerate(runs):
             if number != skip and (used is None or number != used[0]):
                 self._silence(run)
+        if _only_shifts(runs[skip]):
+            offsets[skip] += sum(piece.offset for piece in runs[skip] if isinstance(piece, Shift))
         other = runs[skip][0] if runs[skip] else None
-        assert other is None or isinstance(other, Plain)
+        other = other if isinstance(other, Plain) else None
         nothing = Entry((), 0, 0.0, float("inf"))
         if used is None:
             written = offsets[next(n for n in range(len(runs)) if n != skip)]

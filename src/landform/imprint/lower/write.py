@@ -65,10 +65,10 @@ def write_stages(
         A few sparse products, and one pass over the weights.
     """
     try:
-        writer = _Writer(stages, program, model, Pen(model))
+        writer = _Writer(stages, program, model, Pen(model, stages.maps))
         registers = writer.run()
     except CapacityError:  # without channels that are one there is more room, and more rounding
-        writer = _Writer(stages, program, model, Pen(model, ones=False))
+        writer = _Writer(stages, program, model, Pen(model, stages.maps, ones=False))
         registers = writer.run()
     require_bent(registers, stages.heads[0].linear)
     readout = writer.program.readout
@@ -90,7 +90,7 @@ def checker(stages: Stages, model: nn.Module) -> Callable[[Program], None]:
     """Return a function that raises `CapacityError` if a program cannot be placed; nothing dense is made."""
 
     def check(program: Program) -> None:
-        _Writer(stages, program, model, Pen(model, dry=True, ones=False)).run()
+        _Writer(stages, program, model, Pen(model, stages.maps, dry=True, ones=False)).run()
 
     return check
 
@@ -418,7 +418,7 @@ class _Writer:
 
     def _placed(self, piece: Branch, state: Registers) -> Registers:
         """Return the registers of the identity path where they lie after the merge."""
-        return state if piece.merge == "add" else shifted(piece.offset, piece.width, state)
+        return state if piece.width == state.channels else shifted(piece.offset, piece.width, state)
 
 
 def injection(stages: Stages, model: nn.Module) -> str:

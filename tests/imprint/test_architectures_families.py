@@ -1,0 +1,217 @@
+"""One small network a family, and pretrained ones: equal bits for two inputs, inside the certificate, proved again."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import landform as lf
+from landform.errors import ArchitectureError
+from landform.imprint.lower.graph import read_graph
+from landform.testing import networks, pretrained
+
+torch.set_num_threads(1)
+PATTERN = lf.Pattern(torch.from_numpy(np.random.default_rng(0).random((5, 5))))
+
+
+def checked(net, shape, *, classes=10, dtype=torch.float32, pattern=PATTERN, relative=5e-3, points=6):
+    """Imprint by one call, and hold it against everything that is promised."""
+    generator = torch.Generator().manual_seed(0)
+    net = net.to(dtype)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    inputs = torch.randn(12, *shape, generator=generator).to(dtype)
+    made = lf.imprint(pattern, lf.Task(net, data=(inputs, torch.arange(12) % classes)))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    proof = made.certificate
+    assert proof.kind == "certified"
+    assert proof.holds, proof.failures
+    assert proof.relative_bound < relative
+    nodes = pattern.mesh.nodes()
+    h = torch.cat([nodes[:: len(nodes) // 3], torch.rand(points, pattern.z, dtype=torch.float64, generator=generator)])
+    for point in h.to(dtype):
+        one, two = (heads(made, point, x) for x in (inputs[:2], 9 * inputs[2:4]))
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+        for output, response in zip(one, made.responses, strict=True):
+            loss = float(response.loss(output[:1].double())[0])
+            assert abs(loss - float(made.target(point.double()[None]).reshape(-1)[0])) <= proof.bound
+    return made
+
+
+def heads(made, point, inputs):
+    state = {**made.subspace.at(point), **dict(made.model.named_buffers())}
+    with torch.no_grad():
+        result = torch.func.functional_call(made.model, state, (inputs,))
+    return result if isinstance(result, tuple) else (result,)
+
+
+def convolutional(act, *, width=32, norm=True, classes=10):
+    """Convolutions with an activation made for the number of channels."""
+    layers, channels = [], 3
+    for _ in range(4):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width) if norm else nn.Identity()]
+        layers.append(act(width))
+        channels = width
+    tail = [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(width * 16, width), act(width), nn.Linear(width, classes)]
+    return networks.with_statistics(nn.Sequential(*layers, *tail))
+
+
+def prelu(width):
+    """Slopes of all kinds: negative, above one, zero."""
+    act = nn.PReLU(width)
+    act.weight.data = torch.linspace(-1, 3, width)
+    return act
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slopes_that_are_weights_are_set_to_zero(dtype):
+    made = checked(convolutional(prelu), (3, 8, 8), dtype=dtype)
+    assert not made.model[2].weight.any()
+
+
+def test_one_slope_for_all_channels_in_a_perceptron():
+    layers = [nn.Linear(8, 48), nn.PReLU()]
+    for _ in range(3):
+        layers += [nn.Linear(48, 48), nn.PReLU()]
+    checked(nn.Sequential(*layers, nn.Linear(48, 3)).eval(), (8,), classes=3)
+
+
+def test_a_slope_that_was_changed_is_seen_by_the_proof():
+    made = checked(convolutional(prelu), (3, 8, 8))
+    with torch.no_grad():
+        made.model[2].weight[0] = 0.5
+    again = lf.certify(made)
+    assert not again.holds or again.bound > made.certificate.bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shortcuts_without_parameters(dtype):
+    net = networks.with_statistics(networks.ResNet(16, ((16, 1), (32, 2), (64, 2)), 2, maps=False))
+    checked(net, (3, 16, 16), dtype=dtype)
+
+
+class Same(nn.Conv2d):
+    """Pads as TensorFlow does: more behind than before."""
+
+    def forward(self, x):
+        """Pad and convolve."""
+        padded = functional.pad(x, (0, 1, 0, 1))
+        return functional.conv2d(padded, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def test_a_layer_that_pads_for_itself():
+    layers = [Same(3, 32, 3, 2), nn.ReLU(), nn.ZeroPad2d((1, 1, 1, 1)), nn.Conv2d(32, 64, 3), nn.ReLU()]
+    layers += [Same(64, 64, 3, 2, groups=64, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    for _ in range(2):
+        layers += [nn.Conv2d(64, 64, 1), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    made = checked(networks.with_statistics(nn.Sequential(*layers)), (3, 16, 16))
+    assert int(made.model[3].weight[..., 1, 1].count_nonzero()) == int(made.model[3].weight.count_nonzero())
+
+
+class Tokens(nn.Module):
+    """Channels last: Linear layers at every position, then all of it flattened."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(3, 32, 3), nn.Linear(32, 48), nn.Linear(48, 48)
+        self.flat, self.head = nn.Linear(48 * 36, 32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        """Permute, mix, flatten."""
+        x = torch.relu(self.conv(x)).permute(0, 2, 3, 1)
+        x = torch.relu(self.two(torch.relu(self.one(x))))
+        return self.head(torch.relu(self.flat(x.flatten(1))))
+
+
+def test_channels_in_the_last_dimension():
+    made = checked(Tokens().eval(), (3, 8, 8))
+    assert made.model.flat.weight[:, 48:].count_nonzero() == 0  # one position is read, its channels side by side
+
+
+def upsampling(dims, kernel, stride, padding, more, groups=1):
+    """Two transposed convolutions among others, in 1, 2 or 3 dimensions."""
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
+    mean = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[dims - 1]
+    layers = [conv(2, 32, 3, padding=1), nn.ReLU(), up(32, 32, kernel, stride, padding, more, groups=groups), nn.ReLU()]
+    layers += [conv(32, 32, 3, padding=1), nn.ReLU(), up(32, 48, kernel, stride, padding, more), nn.ReLU()]
+    return nn.Sequential(*layers, conv(48, 48, 1), nn.ReLU(), mean(1), nn.Flatten(), nn.Linear(48, 10)).eval()
+
+
+@pytest.mark.parametrize(
+    ("dims", "kernel", "stride", "padding", "more", "groups"),
+    [(1, 4, 2, 1, 0, 1), (2, 3, 2, 1, 1, 4), (2, 2, 2, 0, 0, 1), (2, 3, 1, 1, 0, 1), (3, 4, 4, 0, 0, 1)],
+)
+def test_transposed_convolutions_write_the_same_everywhere(dims, kernel, stride, padding, more, groups):
+    made = checked(upsampling(dims, kernel, stride, padding, more, groups), (2, *[4] * dims), points=2)
+    seen = []
+    hook = made.model[6].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    heads(made, torch.tensor([0.3, 0.8]), torch.zeros(1, 2, *[4] * dims))
+    hook.remove()
+    assert seen[0].abs().max() > 0
+    assert torch.allclose(seen[0], seen[0].flatten(2)[..., :1].reshape(1, -1, *[1] * dims), rtol=1e-5, atol=1e-6)
+
+
+def test_taps_of_a_transposed_convolution_that_differ_are_not_proved():
+    made = checked(upsampling(2, 2, 2, 0, 0), (2, 4, 4), points=1)
+    with torch.no_grad():
+        made.model[6].weight[0, 0, 1, 1] += 0.5
+    assert "differs between its taps (0, 0) and (1, 1)" in lf.certify(made).failures[0]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "more"), [(3, 2, 0, 0), (2, 3, 0, 0), (5, 1, 1, 0)])
+def test_positions_that_see_no_common_tap_are_named(kernel, stride, padding, more):
+    with pytest.raises(ArchitectureError, match=r"'2' is transposed .*kernel = stride, padding 0"):
+        read_graph(upsampling(2, kernel, stride, padding, more), (2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ZeroPad2d(1), nn.MaxPool2d(2)), r"'2' reads a tensor padded"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ZeroPad2d(3), nn.Conv2d(8, 8, 3)),
+            r"'2' pads by 3 .*kernel of 3",
+        ),
+        (lambda: _with(lambda x: x.permute(0, 3, 1, 2)), r"permutes dimensions to \(0, 3, 1, 2\)"),
+        (lambda: _with(lambda x: functional.pad(x, (1, 1), value=1.0)), r"pads with other numbers than zero"),
+        (lambda: _with(lambda x: x[:, :4]), r"takes .* of a tensor"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(2)), r"'1' has 2 slopes for 8 channels"),
+    ],
+)
+def test_what_does_not_fit_is_named(make, message):
+    with pytest.raises(ArchitectureError, match=message):
+        read_graph(nn.Sequential(*make(), nn.Flatten(), nn.Linear(8, 10)), (3, 8, 8))
+
+
+def _with(function):
+    class Middle(nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    return nn.Sequential(nn.Conv2d(3, 8, 3), Middle())
+
+
+def needed(load):
+    net = load()
+    if net is None:
+        pytest.skip("its package is not installed")
+    return net
+
+
+def test_the_pretrained_output_network_of_mtcnn():
+    made = checked(needed(pretrained.onet), (3, 48, 48), classes=2)
+    assert made.subspace.moved == ("conv1.bias",)
+    assert len(made.responses) == 3
+
+
+def test_probabilities_as_an_output_are_refused_with_what_to_do():
+    net = needed(lambda: pretrained.onet(logits=False))
+    with pytest.raises(ArchitectureError, match=r"'softmax6_1' is a Softmax.*nn\.Identity\(\)"):
+        read_graph(net, (3, 48, 48))
+
+
+def test_the_pretrained_efficientnet():
+    made = checked(needed(pretrained.efficientnet_lite0), (3, 224, 224), relative=2e-2, points=1)
+    assert made.subspace.moved == ("_bn0.bias",)
