@@ -215,7 +215,7 @@ def _choose(task: Task, subspace: AnySpace, options: dict[str, Any]) -> tuple[Ab
             fast = _FAST[name](task, subspace, **options)
             if isinstance(fast, AffineEngine) and fast.written <= SMALL:
                 with contextlib.suppress(UnsupportedError):
-                    fast, reason = StackedEngine(task, subspace, **options), "a small MLP, many points in one call"
+                    fast, reason = StackedEngine.of(fast), "a small MLP, many points in one call"
         except UnsupportedError as error:
             why = str(error)
             continue

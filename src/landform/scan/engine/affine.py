@@ -15,6 +15,7 @@ from landform.scan.engine.cut import Affine, Cut, Frontier
 from landform.scan.engine.own import Theta, UnsupportedError, aliases, compute_dtype, own_copy
 from landform.scan.engine.reading import Reading
 from landform.scan.engine.source import Block, Source
+from landform.scan.engine.spread import spread
 from landform.scan.engine.stacked import Early, Stack
 from landform.scan.engine.trace import classify, trace
 from landform.subspace import Subspace
@@ -54,7 +55,6 @@ class AffineEngine(AbstractEngine):
         order: Order of the samples; None for the data's.
         batch_size: Samples a block; None for what caches hold, 32 to 1024.
         cache: Bytes of prepared blocks to keep.
-        stack: Compute many points in one call (`landform.scan.engine.stacked`), for small networks.
 
     Raises:
         UnsupportedError: The model cannot be traced or copied, or the subspace is no affine one.
@@ -79,9 +79,9 @@ class AffineEngine(AbstractEngine):
         order: Int64[Tensor, " n"] | None = None,
         batch_size: int | None = None,
         cache: int = CACHE,
-        stack: bool = False,
     ) -> None:
         self._source = Source(task, order)
+        self._stack: Stack | None = None
         self._limit = cache
         self._blocks: dict[tuple[int, int], _Ready] = {}
         if not isinstance(subspace, Subspace) or subspace.z == 0:
@@ -109,7 +109,6 @@ class AffineEngine(AbstractEngine):
         self._lead = next((value for value in tensors.values() if value.is_floating_point()), None)
         with torch.inference_mode(), task.mode():
             early = self.cut.early(self._inputs(self._source.block(0, 1)))
-            self._stack = Stack(self.cut, self._theta, early) if stack else None
             self._theta.write((0.0,) * subspace.z)
             self.widest = self.cut.widest(early)
         fit = 1 << max(0, NUMBERS // self.widest).bit_length() - 1 if self.widest <= NUMBERS else 1
@@ -178,18 +177,19 @@ class AffineEngine(AbstractEngine):
             # do not depend on what was computed before, in this process or by another worker
             outputs = stack.outputs(ready.early, h[:1])
             ready.reading = Reading(self._source, ready.block, tree_map(lambda value: value[0], outputs))
-        done = 0
-        while done < len(h):
-            size = stack.size(ready.block.stop - ready.block.start)
-            places = list(range(done, min(done + size, len(h))))
-            outputs = stack.outputs(ready.early, h[done : done + size])
-            if ready.reading.stackable:
-                found = ready.reading.many(outputs)
-            else:
-                each = [tree_map(operator.itemgetter(number), outputs) for number in range(len(places))]
-                found = torch.stack([ready.reading.one(one) for one in each])
-            yield ready.block, places, found, ready.reading.den
-            done += len(places)
+        reading, early = ready.reading, ready.early
+        size = stack.size(ready.block.stop - ready.block.start)
+
+        def compute(first: int) -> Tensor:
+            outputs = stack.outputs(early, h[first : first + size])
+            if reading.stackable:
+                return reading.many(outputs)
+            each = [tree_map(operator.itemgetter(number), outputs) for number in range(min(size, len(h) - first))]
+            return torch.stack([reading.one(one) for one in each])
+
+        starts = range(0, len(h), size)
+        for first, found in zip(starts, spread(compute, starts), strict=True):
+            yield ready.block, list(range(first, first + len(found))), found, reading.den
 
     def _points(
         self, ready: _Ready, rows: list[tuple[float, ...]], sequence: list[int]
@@ -255,7 +255,30 @@ class StackedEngine(AffineEngine):
         batch_size: int | None = None,
         cache: int = CACHE,
     ) -> None:
-        super().__init__(task, subspace, order=order, batch_size=batch_size, cache=cache, stack=True)
+        super().__init__(task, subspace, order=order, batch_size=batch_size, cache=cache)
+        self._pile()
+
+    @classmethod
+    def of(cls, engine: AffineEngine) -> "StackedEngine":
+        """Take over what another engine has traced and cut, which is not to be used any more.
+
+        Args:
+            engine: The other.
+
+        Returns:
+            An engine for the same task and subspace.
+
+        Raises:
+            UnsupportedError: As for `StackedEngine`; the other is left as it was.
+        """
+        made = cls.__new__(cls)
+        vars(made).update(vars(engine))
+        made._pile()
+        return made
+
+    def _pile(self) -> None:
+        with torch.inference_mode(), self._source.task.mode():
+            self._stack = Stack(self.cut, self._theta, self.cut.early(self._inputs(self._source.block(0, 1))))
 
 
 def require_plain(task: Task) -> None:

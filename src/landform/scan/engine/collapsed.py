@@ -1,6 +1,7 @@
 """A network whose output does not depend on its input: one sample a label serves the data set."""
 
 import dataclasses
+from typing import cast
 
 import torch
 from jaxtyping import Float64, Int64
@@ -116,6 +117,12 @@ def require_independent(task: Task, subspace: Subspace) -> None:
     if any(module._forward_hooks or module._forward_pre_hooks for module in task.model.modules()):
         raise UnsupportedError("hooks may read the input")
     names = aliases(task.model)
+    own = dict(task.model.named_parameters(remove_duplicate=False))
+    origin = {id(own[name]): value for name, value in subspace.origin.items() if name in own}
+    layers = [module for module in task.model.modules() if type(module) in PRODUCTS]
+    weights = (cast(Tensor, layer.weight) for layer in layers)
+    if all(bool(origin.get(id(weight), weight).any()) for weight in weights):
+        raise UnsupportedError("no layer has weights of zero")  # seen without tracing, which takes milliseconds
     under = {names[name]: name for name in subspace.moved}
     model, tensors = own_copy(task.model, subspace.origin)
     zero = {
