@@ -120,7 +120,7 @@ def require_independent(task: Task, subspace: Subspace) -> None:
     own = dict(task.model.named_parameters(remove_duplicate=False))
     origin = {id(own[name]): value for name, value in subspace.origin.items() if name in own}
     layers = [module for module in task.model.modules() if type(module) in PRODUCTS]
-    weights = (cast(Tensor, layer.weight) for layer in layers)
+    weights = (cast("Tensor", layer.weight) for layer in layers)
     if all(bool(origin.get(id(weight), weight).any()) for weight in weights):
         raise UnsupportedError("no layer has weights of zero")  # seen without tracing, which takes milliseconds
     under = {names[name]: name for name in subspace.moved}
