@@ -141,7 +141,7 @@ def upsampling(dims, kernel, stride, padding, more, groups=1):
 
 @pytest.mark.parametrize(
     ("dims", "kernel", "stride", "padding", "more", "groups"),
-    [(1, 4, 2, 1, 0, 1), (2, 3, 2, 1, 1, 4), (2, 2, 2, 0, 0, 1), (2, 3, 1, 1, 0, 1), (3, 4, 4, 0, 0, 1)],
+    [(1, 4, 2, 1, 0, 1), (2, 3, 2, 1, 1, 4), (2, 2, 2, 0, 0, 1), (2, 3, 1, 1, 0, 1), (3, 2, 2, 0, 0, 1)],
 )
 def test_transposed_convolutions_write_the_same_everywhere(dims, kernel, stride, padding, more, groups):
     made = checked(upsampling(dims, kernel, stride, padding, more, groups), (2, *[4] * dims), points=2)
