@@ -7,22 +7,21 @@ are added to each other, as those of a residual stream, grow together, in every 
 convolutions get whole groups more; a concatenation moves the channels behind the new ones.
 """
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from landform.calling import as_found
-from landform.errors import ArchitectureError, InputError, unknown_name
+from landform.errors import ArchitectureError, InputError
 from landform.imprint.beside import Trunk
-from landform.imprint.lower.graph import read_graph
-from landform.imprint.widening.channels import Channels, Places, check, enlarge
-from landform.imprint.widening.promise import Batch, outputs, rounding
-
-ALL_OUTPUTS = 32
-"""Up to so many outputs the promise is made for each of them, beyond for the two largest of every sample."""
+from landform.imprint.lower.stream import has_stream
+from landform.imprint.widening import configured
+from landform.imprint.widening.configured import Grown
+from landform.imprint.widening.graph import copied, enlarged
+from landform.imprint.widening.perceptrons import with_hidden_units
+from landform.imprint.widening.promise import Batch
+from landform.imprint.widening.trial import tried
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,13 @@ class Widened:
 
 
 def widen(
-    model: nn.Module, extra: int | Mapping[str, int], *, inputs: Batch | None = None, seed: int | None = None
+    model: nn.Module,
+    extra: int | Mapping[str, int] = 0,
+    *,
+    inputs: Batch | None = None,
+    seed: int | None = None,
+    heads: int = 0,
+    repeat: int = 1,
 ) -> Widened:
     """Return a wider network that computes the same function, with the original weights bit for bit.
 
@@ -55,14 +60,24 @@ def widen(
     sums and concatenations, traced as for `landform.imprint`. The code of the network stays as it is: sizes that its
     ``forward`` has written out (``x.view(-1, 512)``) would have to be changed first.
 
+    Of transformers the hidden units of the perceptrons can grow, whoever wrote them. Models of Hugging Face are built
+    again from a changed configuration, so that ``save_pretrained`` and ``from_pretrained`` go on working; they can also
+    get more attention heads, or a stream in which every coordinate is there ``repeat`` times.
+
     Args:
         model: The network; not changed.
         extra: Channels to add: everywhere, or by the name of a layer, which adds them to all that share its channels
-            (a residual stream; the largest wish counts). Rounded up where grouped layers need whole groups.
+            (a residual stream; the largest wish counts). Rounded up where grouped layers need whole groups. In a
+            transformer: hidden units of every perceptron, or by the name of a perceptron's first map (that is more
+            than a configuration can say).
         inputs: A few inputs (8, say). The wider network is run on them beside the given one, and its outputs must
-            differ by no more than rounding explains. Without any, nothing is tried.
+            differ by no more than rounding explains. Without any, nothing is tried; transformers need them.
         seed: Draws the weights by which new channels *read* (He et al., normal), so that they can learn; new norms have
             gain 1. ``None``: zeros, which leaves room to be written into, but has zero gradients.
+        heads: Attention heads to add in every block, unread by the output projection: where the width of a head is a
+            field of the configuration (Llama and its like).
+        repeat: How often each coordinate of the stream shall be there, and each attention head. Means and variances of
+            norms stay; maps read the first copy alone.
 
     Returns:
         The network, in the modes of the given one, and which channels are new.
@@ -70,7 +85,7 @@ def widen(
     Raises:
         ArchitectureError: If a layer cannot be widened; it is named, with the reason.
         UnknownNameError: A layer that does not exist, with the nearest.
-        InputError: A number of channels that is no natural number.
+        InputError: A number of channels that is no natural number; wishes that do not go together.
 
     Cost:
         A copy of the parameters; with ``inputs`` two forward passes and one backward pass an output (of each sample's
@@ -84,13 +99,78 @@ def widen(
         >>> bool(torch.equal(wide.model[0].weight[:4], net[0].weight))
         True
     """
-    wide, places, columns = _enlarged(model, extra, inputs, seed)
+    if not isinstance(model, nn.Module):
+        raise ArchitectureError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    for count in extra.values() if isinstance(extra, Mapping) else [extra]:
+        configured.check_count("extra", count, 0)
+    configured.check_count("heads", heads, 0)
+    configured.check_count("repeat", repeat, 1)
+    if has_stream(model):
+        return _widened_stream(model, extra, inputs, seed, heads, repeat)
+    if heads or repeat > 1:
+        raise ArchitectureError(f"{type(model).__name__} has no attention heads and no normalised stream")
+    wide, places, columns = enlarged(model, extra, inputs, seed)
     channels = {name: found.new for name, found in places.items() if found.new}
     read = {name: found.new for name, found in columns.items() if found.new}
     if inputs is None:
         return Widened(wide, channels, read)
-    bound, difference = _tried(model, wide, inputs)
-    return Widened(wide, channels, read, bound, difference)
+    return Widened(wide, channels, read, *tried(model, wide, inputs))
+
+
+def _widened_stream(
+    model: nn.Module, extra: int | Mapping[str, int], inputs: Batch | None, seed: int | None, heads: int, repeat: int
+) -> Widened:
+    """Widen a transformer: first its stream or its heads, then its perceptrons."""
+    if inputs is None:
+        raise InputError(
+            f"{type(model).__name__} normalises a stream; pass inputs=… (a few samples), on which the wider network is"
+            " compared with it"
+        )
+    if (heads or repeat > 1) and not configured.is_configured(model):
+        raise ArchitectureError(
+            f"the width of the stream of {type(model).__name__} and its heads are in its code; heads= and repeat= are"
+            " for models of Hugging Face, which can be built again from their configuration"
+        )
+    if heads and repeat > 1:
+        raise InputError("heads and repeat in one call: widen twice, by one of them at a time")
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    made: list[Grown] = []
+    if heads:
+        made.append(_fitting(model, inputs, lambda fused: configured.with_heads(model, heads, generator, fused=fused)))
+    if repeat > 1:
+        made.append(_fitting(model, inputs, lambda fused: configured.with_stream(model, repeat, inputs, fused=fused)))
+    wide = made[-1].model if made else model
+    if extra:
+        whole = isinstance(extra, int) and configured.is_configured(wide)
+        found = configured.with_units(wide, extra, generator) if whole and isinstance(extra, int) else None
+        made.append(found or with_hidden_units(copied(wide), extra, inputs, generator))
+        wide = made[-1].model
+    wide = wide if made else copied(model)
+    channels = _together([grown.channels for grown in made])
+    columns = _together([grown.columns for grown in made])
+    return Widened(wide, channels, columns, *tried(model, wide, inputs))
+
+
+def _fitting(model: nn.Module, inputs: Batch, grow: Callable[[bool], Grown]) -> Grown:
+    """Grow fused maps part by part, or as one, whichever leaves the function as it is."""
+    try:
+        made = grow(True)
+        tried(model, made.model, inputs)
+    except ArchitectureError as error:
+        first = error
+    else:
+        return made
+    try:
+        made = grow(False)
+        tried(model, made.model, inputs)
+    except ArchitectureError:
+        raise first from None
+    return made
+
+
+def _together(parts: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: tuple(sorted({n for part in parts for n in part.get(name, ())})) for name in names}
 
 
 def widen_trunk(model: nn.Module, trunk: Trunk, extra: Sequence[int]) -> tuple[nn.Module, Trunk, list[list[int]]]:
@@ -119,120 +199,3 @@ def widen_trunk(model: nn.Module, trunk: Trunk, extra: Sequence[int]) -> tuple[n
         replace(layer, width=layer.width + len(new)) for layer, new in zip(trunk.hidden, channels, strict=True)
     )
     return made.model.eval(), replace(trunk, hidden=hidden), channels
-
-
-def _enlarged(
-    model: nn.Module, extra: int | Mapping[str, int], inputs: Batch | None, seed: int | None
-) -> tuple[nn.Module, dict[str, Places], dict[str, Places]]:
-    if not isinstance(model, nn.Module):
-        raise ArchitectureError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    wide = copied(model)
-    sample = inputs.shape[1:] if isinstance(inputs, Tensor) else None
-    with as_found(wide):
-        graph = read_graph(wide, sample)
-    check(wide, graph)
-    found = Channels(graph, wide)
-    more = _wishes(found, extra)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    heads = {head.op for head in graph.heads}
-    places: dict[str, Places] = {}
-    columns: dict[str, Places] = {}
-    for number, op in enumerate(graph.ops):
-        module = found.modules.get(op.name)
-        made = None if number in heads else found.places(number, more)
-        if module is None or (made is None and number not in heads):
-            continue
-        read = found.places(op.inputs[0], more) if op.kind == "map" else None
-        if isinstance(module, nn.Linear) and read is not None and len(read.old) != module.in_features:
-            read = read.spread(module.in_features // len(read.old))
-        enlarge(module, made, read, generator)
-        if made is not None and op.kind in ("map", "norm", "act"):
-            places[op.name] = made
-        if read is not None and not op.groups > 1:
-            columns[op.name] = read
-    return wide, places, columns
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a network.
-
-    Raises:
-        ArchitectureError: If it cannot be copied.
-    """
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ArchitectureError(
-            f"{type(model).__name__} cannot be copied ({error}); remove old-style weight norm"
-            " (torch.nn.utils.remove_weight_norm) and tensors that are results of a computation"
-        ) from error
-
-
-def _wishes(found: Channels, extra: int | Mapping[str, int]) -> dict[int, int]:
-    """Return by how many channels each space grows."""
-    graph = found.graph
-    heads = {head.op for head in graph.heads}
-    maps = {op.name: number for number, op in enumerate(graph.ops) if op.kind == "map" and number not in heads}
-    if isinstance(extra, Mapping):
-        wished = dict(extra)
-    else:
-        wished = {name: extra for name in maps if not isinstance(found.modules[name], nn.Identity)}
-    more: dict[int, int] = {}
-    for name, count in wished.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise InputError(f"{count!r} channels more for '{name}': wanted a natural number")
-        if name not in maps:
-            if any(head.linear == name for head in graph.heads):
-                raise ArchitectureError(f"'{name}' is a head: its outputs are the network's and cannot be widened")
-            raise unknown_name("layer to widen", name, maps)
-        if not count:
-            continue
-        layout = found.layouts[maps[name]]
-        for segment in found.spaces.leaves(layout or ()):
-            reason = found.spaces.fixed(segment)
-            if reason is not None:
-                raise ArchitectureError(f"'{name}' cannot be widened: {reason}")
-            step = found.spaces.step(segment)
-            needed = int(-(-count // segment.ratio))
-            more[segment.space] = max(more.get(segment.space, 0), -(-needed // step) * step)
-    return more
-
-
-def _tried(model: nn.Module, wide: nn.Module, inputs: Batch) -> tuple[float, float]:
-    """Run both networks, and check the difference; return the largest bound and the largest difference.
-
-    Raises:
-        ArchitectureError: If the wider one cannot run, or differs by more than rounding explains.
-    """
-    with torch.no_grad(), as_found(model):
-        before = outputs(model, inputs)
-    try:
-        with torch.no_grad(), as_found(wide):
-            after = outputs(wide, inputs)
-    except Exception as error:
-        raise ArchitectureError(
-            f"the wider {type(model).__name__} cannot run ({error}): its forward fixes sizes; write"
-            " x.flatten(1) in place of x.view(-1, 512) and the like"
-        ) from error
-    if after.shape != before.shape:
-        raise ArchitectureError(
-            f"the wider {type(model).__name__} returns shape {list(after.shape)}, not {list(before.shape)}: its forward"
-            " fixes sizes; write x.flatten(1) in place of x.view(-1, 512) and the like"
-        )
-    count = before.shape[1]
-    chosen = range(count) if count <= ALL_OUTPUTS else sorted(set(before.topk(2, dim=1).indices.reshape(-1).tolist()))
-    allowed = rounding(model, inputs, list(chosen))
-    moved = (after.double() - before.double()).abs().cpu()[:, list(chosen)]
-    worst = (moved - allowed).max()
-    if not bool(worst <= 0):
-        raise ArchitectureError(
-            f"the wider {type(model).__name__} differs by {float(moved.max()):.3g} where rounding explains"
-            f" {float(allowed.max()):.3g}: something in it depends on the number of channels (a mean over them, a scale"
-            " by their count)"
-        )
-    top = before.double().topk(min(2, count), dim=1).values if count > 1 else None
-    if top is not None:
-        sure = (top[:, 0] - top[:, 1]) > 2 * float(allowed.max())
-        if bool((after.argmax(dim=1) != before.argmax(dim=1))[sure].any()):
-            raise ArchitectureError(f"the wider {type(model).__name__} predicts another class")
-    return float(allowed.max()), float(moved.max())

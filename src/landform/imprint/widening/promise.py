@@ -148,6 +148,12 @@ def _slack(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
             return result * (2 * _gamma(terms + 2, (value,), {}))
         if func is F.batch_norm or func is torch.batch_norm:
             return _of_batch_norm(*args, **kwargs)
+        if func in (F.layer_norm, torch.layer_norm):
+            return _of_layer_norm(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return _of_attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return None  # nothing in it gets wider
     return None
 
 
@@ -170,6 +176,42 @@ def _of_batch_norm(
     if bias is not None:
         size = size + bias.double().abs().reshape(shape)
     return size * (FEW_ULP * torch.finfo(value.dtype).eps / 2)
+
+
+def _of_layer_norm(
+    value: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
+    dims = tuple(range(-len(normalized_shape), 0))
+    x = value.double()
+    root = (x.var(dims, correction=0, keepdim=True) + eps).sqrt()
+    centred = (x - x.mean(dims, keepdim=True)).abs()
+    count = math.prod(normalized_shape)
+    slip = _gamma(count + 8, (value,), {})
+    size = 2 * slip * (x.abs().mean(dims, keepdim=True) + 2 * centred) / root
+    size = size if weight is None else size * weight.double().abs()
+    return size if bias is None else size + bias.double().abs() * (FEW_ULP * torch.finfo(value.dtype).eps / 2)
+
+
+def _of_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *_: Any,
+    scale: float | None = None,
+    **__: Any,
+) -> Tensor:
+    """A score that is off by e moves a softmax by 2e at most, in the sum of its sides; values are summed with it."""
+    q, k, v = query.double().abs(), key.double().abs(), value.double().abs()
+    if q.ndim > 2 and k.shape[-3] != q.shape[-3]:
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], dim=-3) for t in (k, v))
+    factor = q.shape[-1] ** -0.5 if scale is None else abs(scale)
+    off = (q @ k.transpose(-1, -2)).amax(-1, keepdim=True) * factor * 2 * _gamma(q.shape[-1] + 4, (query,), {})
+    return (2 * off + 2 * _gamma(k.shape[-2] + 16, (query,), {})) * v.amax(-2, keepdim=True)
 
 
 def _size(value: Any) -> Any:
