@@ -1,14 +1,18 @@
 """The benchmarks of measuring run, and a part that is measured again replaces only itself."""
 
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from benchmarks.report import machine
-from benchmarks.scan import collect, memory, peers, scaling
+from benchmarks.scan import accuracy, collect, memory, peers, scaling
 from benchmarks.scan.__main__ import main
-from benchmarks.scan.workloads import WORKLOADS
+from benchmarks.scan.workloads import WORKLOADS, mlp
+
+import landform as lf
 
 TURNS = {"landform": [1.0, 2.0, 4.0], "landscaper": [3.0, 3.0, 3.0], "loop of 2018": [9.0, 9.0, 9.0]}
 
@@ -66,3 +70,30 @@ def test_growth_is_fitted_without_touching_random_state():
     assert [row["of"] for row in full.rows] == ["points", "samples", "directions"]
     assert len(tolerance.rows) == 3
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_equal_accuracy_compares_with_rows_computed_in_full_and_goes_on_where_it_stopped(tmp_path):
+    data = lf.load_data("digits")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        task = lf.Task(mlp(64, 16, 10), data=(data.inputs.float(), data.targets))
+    plane = lf.random_plane(task, seed=0)
+    engine = accuracy.sampled(task, plane, tmp_path, grid=9, tolerance=0.05, repeats=1)
+    assert accuracy.sampled(task, plane, tmp_path, grid=9, tolerance=0.05, repeats=1) == engine
+    settings = {"grid": 9, "nodes": 5, "engine": engine}
+    assert not accuracy.full(task, plane, tmp_path, until=0.0, **settings)
+    assert not list(tmp_path.glob("*.npz"))
+    assert accuracy.full(task, plane, tmp_path, until=time.time() + 100, **settings)
+    row = accuracy.compared("mlp", tmp_path, grid=9, nodes=5, tolerance=0.05)
+    exact = lf.scan(task, plane, grid=5, ranges=[(-1, 1)] * 2, progress=False).loss.transpose("h1", "h2").values
+    rows = np.stack([np.load(tmp_path / f"full5-{i}.npz")["loss"] for i in range(5)])
+    np.testing.assert_allclose(rows, exact, rtol=1e-6)
+    assert row["nodes compared"] == 25
+    assert row["outside the tolerance"] == row["outside their interval"] == 0
+    bent = dict(np.load(tmp_path / "full5-2.npz"))
+    np.savez(tmp_path / "full5-2.npz", **bent | {"loss": bent["loss"] + [0, 0, 9, 0, 0]})
+    row = accuracy.compared("mlp", tmp_path, grid=9, nodes=5, tolerance=0.05)
+    assert row["outside the tolerance"] == row["outside their interval"] == 1
+    accuracy.write(tmp_path, row, machine())
+    accuracy.write(tmp_path, row, machine())
+    assert (tmp_path / "accuracy.md").read_text().count("| mlp |") == 1
