@@ -14,6 +14,14 @@ from landform.imprint.widening.promise import outputs, rounding
 from landform.imprint.widening.spaces import Spaces
 from landform.testing import networks
 
+
+class Last(nn.Module):
+    """Flattens with channels last, so that they vary fastest."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
 NETS = {
     "mlp": (
         lambda: networks.with_statistics(
@@ -26,6 +34,21 @@ NETS = {
     "lenet": (lambda: networks.lenet(8), (3, 8, 8)),
     "vgg": (lambda: networks.vgg(8, 12, 16), (3, 8, 8)),
     "resnet": (lambda: networks.with_statistics(networks.ResNet(8, ((8, 1), (12, 2)), 2)), (3, 8, 8)),
+    "resnet, padded": (
+        lambda: networks.with_statistics(networks.ResNet(8, ((8, 1), (16, 2)), 2, maps=False)),
+        (3, 8, 8),
+    ),
+    "decoder": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 6, 2, stride=2),
+            nn.PReLU(6),
+            nn.ConvTranspose2d(6, 4, 2, stride=2),
+            nn.PReLU(),
+            Last(),
+            nn.Linear(256, 2),
+        ).eval(),
+        (3, 8, 8),
+    ),
     "preact": (lambda: networks.preact(8, 2), (3, 8, 8)),
     "mobile": (lambda: networks.mobile(8, 2), (3, 8, 8)),
     "densenet": (lambda: networks.densenet(4, (2, 2)), (3, 8, 8)),
@@ -59,14 +82,16 @@ def test_the_original_weights_are_there_bit_for_bit(name):
     new = dict(wide.model.named_modules())
     for key, module in net.named_modules():
         for part, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            found = getattr(new[key], part).detach()
-            if value.ndim:
-                rows = [n for n in range(len(found)) if n not in wide.channels.get(key, ())]
+            found, value = getattr(new[key], part).detach(), value.detach()
+            if isinstance(module, nn.ConvTranspose2d) and value.ndim > 1:
+                found, value = found.transpose(0, 1), value.transpose(0, 1)
+            if value.ndim and key in wide.channels:
+                rows = [n for n in range(len(found)) if n not in wide.channels[key]]
                 found = found[rows]
             if value.ndim > 1:
                 columns = [n for n in range(found.shape[1]) if n not in wide.columns.get(key, ())]
                 found = found[:, columns]
-            assert torch.equal(found, value.detach()), f"{key}.{part}"
+            assert torch.equal(found, value), f"{key}.{part}"
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -79,6 +104,8 @@ def test_nobody_reads_the_new_channels(name):
         for key, new in wide.channels.items():
             module = wide.model.get_submodule(key)
             for value in module.parameters(recurse=False):
+                if isinstance(module, nn.ConvTranspose2d) and value.ndim > 1:
+                    value = value.transpose(0, 1)
                 value[list(new)] = torch.randn(
                     value[list(new)].shape, dtype=value.dtype, generator=torch.Generator().manual_seed(1)
                 )
@@ -125,6 +152,20 @@ def test_a_concatenation_moves_the_channels_behind():
     assert wide.channels["1.bn1"] == (6, 7, 8)
     assert wide.channels["2.bn1"] == (6, 7, 8, 11)
     assert wide.columns["4"] == tuple(c * 4 + p for c in (6, 7, 8, 11) for p in range(4))
+
+
+def test_zeros_beside_the_channels_do_not_grow():
+    net, x = made("resnet, padded")
+    wide = lf.widen(net, {"blocks.2.conv2": 3}, inputs=x)
+    assert wide.channels["conv1"] == (8, 9, 10)
+    assert wide.channels["blocks.2.conv2"] == (12, 13, 14)
+    assert wide.columns["fc"] == (12, 13, 14)
+
+
+def test_flattened_with_channels_last():
+    net, x = made("decoder")
+    wide = lf.widen(net, {"2": 1}, inputs=x)
+    assert wide.columns["5"] == tuple(range(4, 64 * 5, 5))
 
 
 class Split(nn.Module):

@@ -30,10 +30,12 @@ class Places:
         """Channels after widening."""
         return len(self.old) + len(self.new)
 
-    def spread(self, positions: int) -> "Places":
-        """Return the places of flattened channels, each of which has some positions."""
+    def spread(self, positions: int, *, fast: bool = False) -> "Places":
+        """Return the places of flattened channels, each of which has some positions; ``fast``: channels come last."""
 
         def each(channels: Sequence[int]) -> tuple[int, ...]:
+            if fast:
+                return tuple(p * self.total + c for p in range(positions) for c in channels)
             return tuple(c * positions + p for c in channels for p in range(positions))
 
         return Places(each(self.old), each(self.new))
@@ -87,6 +89,12 @@ class Channels:
             return tuple(segment for layout in given for segment in layout or ())
         if op.kind in SILENT:
             return given[0]
+        if op.kind == "shift" and given[0] is not None:
+            after = op.channels - op.offset - sum(self.spaces.size(s) for s in given[0])
+            before = self.spaces.new(op.offset) if op.offset else ()
+            behind = self.spaces.new(after) if after else ()
+            self.spaces.fix(before + behind, f"'{op.name}' pads channels with zeros, a number that is in the code")
+            return before + given[0] + behind
         raise ArchitectureError(f"'{op.name}' ({op.kind}) cannot be widened yet")
 
     def _fix(self, number: int, reason: str) -> None:
@@ -164,7 +172,7 @@ def enlarge(module: nn.Module, made: Places | None, read: Places | None, generat
     Args:
         module: A map, norm or PReLU.
         made: Channels that it makes, or has; None to leave them.
-        read: Channels that it reads (columns of a Linear: positions are spread here); None to leave them.
+        read: Channels that it reads (for a Linear on flattened positions: its columns); None to leave them.
         generator: Draws what new channels read, None for zeros. Old channels never read new ones.
     """
     if isinstance(module, (nn.Linear, *CONVS, *TRANSPOSED)):
@@ -181,8 +189,6 @@ def _enlarge_map(module: Any, made: Places | None, read: Places | None, generato
     inputs, outputs = (module.in_features, module.out_features) if linear else (module.in_channels, module.out_channels)
     made = made or Places(tuple(range(outputs)), ())
     read = read or Places(tuple(range(inputs)), ())
-    if linear and len(read.old) != inputs:
-        read = read.spread(inputs // len(read.old))
     if not made.new and not read.new:
         return
     groups = 1 if linear else module.groups

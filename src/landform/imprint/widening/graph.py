@@ -35,9 +35,10 @@ def enlarged(
             continue
         read = found.places(op.inputs[0], more) if op.kind == "map" else None
         if isinstance(module, nn.Linear) and read is not None and len(read.old) != module.in_features:
-            read = read.spread(module.in_features // len(read.old))
+            read = read.spread(module.in_features // len(read.old), fast=op.fast)
         enlarge(module, made, read, generator)
-        if made is not None and op.kind in ("map", "norm", "act"):
+        has = op.kind in ("map", "norm") or getattr(module, "num_parameters", 1) > 1  # one slope of a PReLU serves all
+        if made is not None and has:
             places[op.name] = made
         if read is not None and not op.groups > 1:
             columns[op.name] = read
@@ -76,11 +77,13 @@ def _wishes(found: Channels, extra: int | Mapping[str, int]) -> dict[int, int]:
             raise unknown_name("layer to widen", name, maps)
         if not count:
             continue
-        layout = found.layouts[maps[name]]
-        for segment in found.spaces.leaves(layout or ()):
-            reason = found.spaces.fixed(segment)
-            if reason is not None:
-                raise ArchitectureError(f"'{name}' cannot be widened: {reason}")
+        leaves = found.spaces.leaves(found.layouts[maps[name]] or ())
+        reasons = [found.spaces.fixed(segment) for segment in leaves]
+        if None not in reasons:
+            raise ArchitectureError(f"'{name}' cannot be widened: {reasons[0]}")
+        for segment, reason in zip(leaves, reasons, strict=True):
+            if reason is not None:  # zeros beside the channels that do grow
+                continue
             step = found.spaces.step(segment)
             needed = int(-(-count // segment.ratio))
             more[segment.space] = max(more.get(segment.space, 0), -(-needed // step) * step)
