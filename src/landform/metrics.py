@@ -33,6 +33,11 @@ class Metric:
     name: str
     _terms: Callable[[Loss, Tensor, Tensor], tuple[Tensor, Tensor]] = dataclasses.field(repr=False)
 
+    @property
+    def share(self) -> bool:
+        """Whether it is a share of hits, so that each numerator lies between 0 and its denominator."""
+        return isinstance(self._terms, _Top) or self._terms in (_accuracy, _error)
+
     def terms(
         self, loss: Loss, outputs: Tensor, targets: Tensor
     ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:

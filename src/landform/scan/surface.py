@@ -99,8 +99,9 @@ def label(
         attrs: Attributes of the dataset; ``estimate.notes`` are added.
 
     Returns:
-        For each quantity Q: ``Q``, ``Q_stderr`` and, where an interval is claimed (a finite ``critical``), ``Q_lower``
-        and ``Q_upper`` = Q ∓ critical·Q_stderr, which hold at all nodes at once. Further ``samples`` (of each node's
+        For each quantity Q: ``Q``, ``Q_stderr`` and, where an interval is claimed (a finite ``critical``, or ends of
+        the estimate's own), ``Q_lower`` and ``Q_upper``, which hold at all nodes at once: Q ∓ critical·Q_stderr, or
+        those ends. Further ``samples`` (of each node's
         own mean; 0 where interpolated), ``status`` (0 measured, 1 interpolated from neighbours on the mesh, 2 missing,
         3 not finite) and, where there is more than one, ``level`` of refinement. Dims are ``h1`` … ``hz``, or ``node``
         for a list of points, then ``channel`` for several heads.
@@ -135,15 +136,16 @@ def label(
         return xarray.Variable((*dims, "channel"), _array(found, shape), {"long_name": text, "units": unit})
 
     variables = {}
+    ends = estimate.ends()
     for base, part in columns.items():
         text, unit = _NAMES.get(base, base), (units or {}).get(base, "1")
-        value, stderr, critical = estimate.value[:, part], estimate.stderr[:, part], estimate.critical[part]
+        value, stderr = estimate.value[:, part], estimate.stderr[:, part]
+        lower, upper = ends[0][:, part], ends[1][:, part]
         variables[base] = variable(value, text, unit)
         variables[f"{base}_stderr"] = variable(stderr, f"standard error of the {text}", unit)
-        if bool(torch.isfinite(critical).all()):
-            half = torch.where(stderr == 0, 0.0, critical * stderr)
-            variables[f"{base}_lower"] = variable(value - half, f"{text}, lower end at all nodes at once", unit)
-            variables[f"{base}_upper"] = variable(value + half, f"{text}, upper end at all nodes at once", unit)
+        if bool(torch.isfinite(estimate.critical[part]).all()) or bool(torch.isfinite(lower).any(0).all()):
+            variables[f"{base}_lower"] = variable(lower, f"{text}, lower end at all nodes at once", unit)
+            variables[f"{base}_upper"] = variable(upper, f"{text}, upper end at all nodes at once", unit)
     for name, values in (extra or {}).items():
         variables[name] = variable(values, _NAMES.get(name, name), (units or {}).get(name, "1"))
     variables["samples"] = variable(estimate.samples, "samples in the mean", "1")

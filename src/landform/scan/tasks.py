@@ -178,6 +178,7 @@ def _sampler(task: Task, quantities: tuple[str, ...], places: Places, options: O
         subset=options.subset,
         confidence=options.confidence,
         target=options.target,
+        shares=task.shares(),
         seed=options.seed,
     )
     return full, options.subset is not None

@@ -153,6 +153,18 @@ class Task(Probed):
         heads = self.heads()
         return tuple(name if heads == ("output",) else f"{name}:{head}" for name in names for head in heads)
 
+    def shares(self) -> tuple[str, ...]:
+        """Name the quantities that are shares of hits, such as accuracy; none of a ``step`` of the user's own.
+
+        Example:
+            >>> Task(torch.nn.Linear(64, 10), data="digits", metrics=["accuracy", "mse"]).shares()
+            ('accuracy',)
+        """
+        if self._step is not None:
+            return ()
+        names = {metric.name for metric in self._metrics[0] if metric.share}
+        return tuple(name for name in self.quantities() if name.partition(":")[0] in names)
+
     def terms(
         self, outputs: Any, batch: Batch
     ) -> tuple[Float64[Tensor, "quantities n"], Float64[Tensor, "quantities n"]]:

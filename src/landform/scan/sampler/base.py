@@ -3,6 +3,7 @@
 import abc
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
@@ -45,6 +46,9 @@ class Estimate:
             confidence asked for; NaN where no interval is claimed.
         level: Level of refinement of each point, ``[points]``; 0 for a plain grid.
         notes: Numbers and words to be recorded with the surface (truncation estimate, check points, …).
+        lower: Lower ends ``[points, quantities]`` of intervals that are not all multiples of standard errors; NaN where
+            none is claimed. None: value ∓ critical·stderr.
+        upper: Upper ends.
     """
 
     value: Float64[Tensor, "points quantities"]
@@ -53,6 +57,22 @@ class Estimate:
     critical: Float64[Tensor, " quantities"]
     level: Int64[Tensor, " points"]
     notes: dict[str, object]
+    lower: Float64[Tensor, "points quantities"] | None = None
+    upper: Float64[Tensor, "points quantities"] | None = None
+
+    def ends(self) -> tuple[Float64[Tensor, "points quantities"], Float64[Tensor, "points quantities"]]:
+        """Return lower and upper ends of the intervals; NaN where none is claimed.
+
+        Example:
+            >>> one, two = torch.ones(1, 1).double(), torch.tensor([2])
+            >>> found = Estimate(one, 0.1 * one, two, torch.tensor([2.0]).double(), two, {})
+            >>> [round(float(end), 3) for end in found.ends()]
+            [0.8, 1.2]
+        """
+        if self.lower is not None and self.upper is not None:
+            return self.lower, self.upper
+        half = torch.where(self.stderr == 0, 0.0, self.critical * self.stderr)
+        return self.value - half, self.value + half
 
 
 class AbstractSampler(abc.ABC):

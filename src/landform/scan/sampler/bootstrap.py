@@ -51,22 +51,23 @@ def resampling_weights(n: int, seed: int, draws: int = DRAWS) -> Tensor:
     return counts
 
 
-def largest_t(rows: Tensor, weights: Tensor) -> Tensor:
-    """Return the largest |t| of any row under every resampling of its columns.
+def t_draws(rows: Tensor, weights: Tensor) -> Tensor:
+    """Return |t| of every row under every resampling of its columns.
 
     Args:
         rows: Centred numbers, ``[points, n]``, no row all zero.
         weights: From `resampling_weights`, ``[n, draws]``.
 
     Returns:
-        ``max_v |t*_v|`` for every draw, where t* is a resampled mean over its own standard error.
+        ``[points, draws]``: |t*|, where t* is a resampled mean over its own standard error. It is some √1e4 where a
+        resample has next to no spread.
     """
     n = rows.shape[-1]
     scaled = (rows / rows.norm(dim=-1, keepdim=True)).float()
     total, squares = scaled @ weights, scaled.square() @ weights
     spread = (squares - total.square() / n).clamp_min(1e-4) * (n / max(n - 1, 1))
-    largest: Tensor = (total / spread.sqrt()).abs().amax(0)
-    return largest
+    found: Tensor = (total / spread.sqrt()).abs()
+    return found
 
 
 def normal(confidence: float) -> float:

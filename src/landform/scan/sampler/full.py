@@ -1,7 +1,8 @@
 """Every point on the same samples: all of them, or a random subset with its standard error."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -14,13 +15,20 @@ from landform.scan.sampler.base import AbstractSampler, Estimate, Request
 from landform.scan.sampler.bootstrap import (
     DRAWS,
     block_sums,
-    largest_t,
     normal,
     resampling_weights,
     robust_range,
     student,
+    t_draws,
     upper_quantile,
 )
+from landform.scan.sampler.shares import share_ends
+
+WILD = 20.0
+"""A resampled |t| that only comes of a resample without spread, which lacks the few samples that make up the mean."""
+
+CHUNK = 4096
+"""Points whose resamplings are made at once, 16 MB."""
 
 MAX_NUMBERS = 1 << 24
 """Per-sample numbers in one round, 128 MB: rounds that need them are split into blocks of points."""
@@ -43,6 +51,11 @@ class FullGrid(AbstractSampler):
     multipliers instead, skewed losses are covered far too seldom: log-normal ones of unit spread in 100 samples at 85 %
     in place of 99 %; so, at 93 %. No interval from a hundred samples cures tails that are much heavier.)
 
+    At a point where all samples of the subset are equal, or a few make up the whole mean, so that a tenth of
+    1 − confidence of the resamples have no spread, nothing can be claimed: it has no interval, and the others are not
+    made useless by it. Shares (accuracy) have exact intervals there too, from counts
+    (`landform.scan.sampler.shares.share_ends`, Bonferroni over the points).
+
     Args:
         h: Points, shape ``[points, z]``.
         n: Samples in the data set.
@@ -51,6 +64,7 @@ class FullGrid(AbstractSampler):
         confidence: Simultaneous confidence of the intervals; 0.99 by default, since a surface is looked at as a whole.
         target: What the intervals are about: ``"data"``, the mean over this data set (then all samples have no error),
             or ``"population"``, the mean over what the samples were drawn from.
+        shares: Names of the quantities that are shares: each sample's numerator lies between 0 and its denominator.
         seed: Seed of the bootstrap.
 
     Raises:
@@ -84,6 +98,7 @@ class FullGrid(AbstractSampler):
         subset: int | None = None,
         confidence: float = 0.99,
         target: Literal["data", "population"] = "data",
+        shares: Collection[str] = (),
         seed: int = 0,
     ) -> None:
         check_common(h, n, quantities, confidence, target)
@@ -104,6 +119,10 @@ class FullGrid(AbstractSampler):
         self._value = torch.full((len(h), count), math.nan, dtype=torch.float64)
         self._stderr = self._value.clone()
         self._samples = torch.zeros(len(h), dtype=torch.int64)
+        self._lower, self._upper = self._value.clone(), self._value.clone()
+        self._counted = torch.zeros(len(h), count, dtype=torch.bool)
+        self._claimed = torch.ones(len(h), count, dtype=torch.bool)
+        self._shares = frozenset(shares)
         self._maxima = torch.zeros(count, DRAWS)
         self._weights: Tensor | None = None
 
@@ -142,12 +161,24 @@ class FullGrid(AbstractSampler):
         influence = (num - value * den) / den.mean()
         squares = influence.square().sum(-1)
         self._stderr[nodes, k] = (self._correction * squares / ((self._m - 1) * self._m)).sqrt()
+        if self._names[k] in self._shares:
+            each = 1 - (1 - self._confidence) / len(self._h)
+            ends = share_ends(num, den, self._n if self._target == "data" else None, each)
+            if ends is not None:
+                self._lower[nodes, k], self._upper[nodes, k] = ends
+                self._counted[nodes, k] = True
+                return
         rows = block_sums(influence)
         if self._weights is None:
             self._weights = resampling_weights(rows.shape[-1], self._seed)
-        usable = torch.isfinite(squares) & (squares > 0)
-        if bool(usable.any()):
-            self._maxima[k] = torch.maximum(self._maxima[k], largest_t(rows[usable], self._weights))
+        self._claimed[nodes, k] = False
+        usable = (torch.isfinite(squares) & (squares > 0)).nonzero()[:, 0]
+        for part in torch.split(usable, CHUNK):
+            found = t_draws(rows[part], self._weights)
+            calm = (found > WILD).sum(1) <= 0.1 * (1 - self._confidence) * DRAWS
+            self._claimed[nodes[part], k] = calm
+            if bool(calm.any()):
+                self._maxima[k] = torch.maximum(self._maxima[k], found[calm].amax(0))
 
     def _critical(self, k: int) -> float:
         if not self._per_sample or not bool(self._maxima[k].any()):
@@ -165,7 +196,16 @@ class FullGrid(AbstractSampler):
             "evaluations": int(self._samples.sum()) / self._n,
         }
         level = torch.zeros(len(self._h), dtype=torch.int64)
-        return Estimate(self._value.clone(), self._stderr.clone(), self._samples.clone(), critical, level, notes)
+        plain = Estimate(self._value.clone(), self._stderr.clone(), self._samples.clone(), critical, level, notes)
+        if not self._per_sample:
+            return plain
+        lower, upper = (torch.where(self._claimed, end, math.nan) for end in plain.ends())
+        return dataclasses.replace(
+            plain,
+            critical=torch.where(self._counted.any(0), math.nan, critical),
+            lower=torch.where(self._counted, self._lower, lower),
+            upper=torch.where(self._counted, self._upper, upper),
+        )
 
     @property
     def uncertainty(self) -> float:
