@@ -16,7 +16,7 @@ from landform.scan.engine.base import AbstractEngine
 from landform.scan.engine.collapsed import CollapsedEngine
 from landform.scan.engine.curve import CurveEngine
 from landform.scan.engine.functional import FunctionalEngine
-from landform.scan.engine.inplace import InplaceEngine
+from landform.scan.engine.inplace import CachedEngine, InplaceEngine
 from landform.scan.engine.own import UnsupportedError
 from landform.scan.engine.space import AnySpace
 from landform.subspace import Subspace
@@ -24,7 +24,7 @@ from landform.subspace.curve import Curve
 from landform.task import Task
 from landform.task.memory import out_of_memory
 
-EngineName = Literal["auto", "functional", "affine", "stacked", "collapsed", "inplace"]
+EngineName = Literal["auto", "functional", "affine", "stacked", "collapsed", "cached", "inplace"]
 """Engines by name; ``"auto"`` chooses."""
 PROBE = 4
 """Samples and points at which a fast engine is compared with the plain one before it is trusted."""
@@ -37,6 +37,7 @@ _FAST: dict[str, Callable[..., AbstractEngine]] = {
     "affine": AffineEngine,
     "stacked": StackedEngine,
     "collapsed": CollapsedEngine,
+    "cached": CachedEngine,
     "inplace": InplaceEngine,
 }
 
@@ -100,8 +101,9 @@ def build_engine(
         subspace: Where to look; a curve is measured in its plane.
         order: A permutation of the samples, which `AbstractEngine.terms` then counts in; None keeps the data's order.
         engine: A name, or ``"auto"``: ``"collapsed"`` for a network that ignores its input, ``"stacked"`` for small
-            MLPs, ``"affine"`` for models that can be traced, ``"inplace"`` for large ones and those that cannot,
-            ``"functional"`` for everything else. A fast engine is checked against the plain one first.
+            MLPs, ``"affine"`` for models that can be traced, ``"cached"`` for those that cannot and have a part that
+            is not moved, ``"inplace"`` for the others and large ones, ``"functional"`` for everything else. A fast
+            engine is checked against the plain one first.
         batch_size: Samples a forward pass; None lets the engine choose.
 
     Returns:
@@ -209,6 +211,7 @@ def _choose(task: Task, subspace: AnySpace, options: dict[str, Any]) -> tuple[Ab
     for name, reason in (
         ("collapsed", "the output does not depend on the input"),
         ("affine", "the model could be traced and cut"),
+        ("cached", "the model could not be traced; what no direction reaches is computed once"),
         ("inplace", "the model could not be traced"),
     ):
         try:

@@ -105,7 +105,7 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     if options.here:
         factory = functools.partial(_the, engine)
     del engine  # workers build their own; a second model here would only take memory
-    shares = SHARED if name in ("affine", "stacked", "collapsed") else 1
+    shares = SHARED if name in ("affine", "stacked", "collapsed", "cached") else 1
     rule = tiling(work_of(task) / (DEVICE_SPEED if on_device(task) else 1), least=shares)
     with open_pool(factory, executor=options.executor, workers=options.workers, dask=options.dask) as pool:
         done = run(sampler, pool, len(quantities), tile=rule, store=store, progress=options.progress)

@@ -1,5 +1,6 @@
 """Large models: every parameter is moved when it is read, and let go of when it has been used."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from landform.scan.engine.affine import require_plain
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
+from landform.scan.engine.memo import Memos, Prepared
 from landform.scan.engine.own import UnsupportedError, aliases, compute_dtype, own_copy
 from landform.scan.engine.source import Block, Source
 from landform.subspace import Subspace
@@ -40,7 +42,8 @@ class _Moving(dict[str, "nn.Parameter | None"]):
     def __getitem__(self, key: str) -> nn.Parameter | None:
         name, dtype = self._names.get(key), self._point.dtype
         if name is not None:
-            return self._point.subspace.tensor(name, self._point.h, dtype=dtype)  # type: ignore[return-value]
+            with torch._C.DisableTorchFunction():  # beside any `Memo`
+                return self._point.subspace.tensor(name, self._point.h, dtype=dtype)  # type: ignore[return-value]
         own = super().__getitem__(key)
         return own if own is None or dtype is None else own.to(dtype)  # type: ignore[return-value]
 
@@ -68,6 +71,7 @@ class InplaceEngine(AbstractEngine):
         order: Order of the samples; None for the data's.
         batch_size: Samples a forward pass; None for the task's choice. Parameters are made once a pass, so larger
             ones cost less.
+        memo: Remember what does not depend on the point (`CachedEngine`).
 
     Raises:
         UnsupportedError: The model cannot be copied, or its parameters are read in a way that cannot be followed
@@ -91,6 +95,7 @@ class InplaceEngine(AbstractEngine):
         *,
         order: Int64[Tensor, " n"] | None = None,
         batch_size: int | None = None,
+        memo: bool = False,
     ) -> None:
         self._source = Source(task, order)
         if not isinstance(subspace, Subspace):
@@ -98,13 +103,13 @@ class InplaceEngine(AbstractEngine):
         require_plain(task)
         assert isinstance(task.model, nn.Module)
         _require_readable(task.model)
-        model, tensors = own_copy(task.model, subspace.origin)
+        dtype = compute_dtype(task.model)
+        model, tensors = own_copy(task.model, subspace.origin, dtype=dtype if memo else None)
         names = aliases(task.model)
         under = {names[name]: name for name in subspace.moved}
         if len(under) != len(subspace.moved):
             raise UnsupportedError("tied parameters are moved under two names")
         by_id = {id(tensors[name]): alias for name, alias in under.items()}
-        dtype = compute_dtype(task.model)
         self._point = _Point(subspace, dtype)
         for module in model.modules():
             own = module._parameters
@@ -118,6 +123,7 @@ class InplaceEngine(AbstractEngine):
         lead = next((value for value in tensors.values() if value.is_floating_point()), None)
         self._place = None if lead is None else (lead.device, dtype or lead.dtype)
         self._size = batch_size or task.batch_size()
+        self._memos = self._remember(task, by_id, model) if memo else None
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -133,7 +139,7 @@ class InplaceEngine(AbstractEngine):
         """Compute the terms of samples ``start … stop − 1`` at points; see `AbstractEngine.terms`."""
         num = torch.empty(len(h), len(self.quantities), stop - start, dtype=torch.float64)
         den = torch.empty(len(self.quantities), stop - start, dtype=torch.float64)
-        with torch.inference_mode(), self._source.task.mode():
+        with self._quiet(), self._source.task.mode():
             for block, place, (value, weight) in self._run(h, start, stop):
                 part = slice(block.start - start, block.stop - start)
                 num[place, :, part], den[:, part] = value, weight
@@ -143,22 +149,87 @@ class InplaceEngine(AbstractEngine):
         """Compute sums over a range of samples; see `AbstractEngine.sums`."""
         num = torch.zeros(len(h), len(self.quantities), dtype=torch.float64)
         den = torch.zeros(len(self.quantities), dtype=torch.float64)
-        with torch.inference_mode(), self._source.task.mode():
+        with self._quiet(), self._source.task.mode():
             for _, place, (value, weight) in self._run(h, start, self.n if stop is None else stop):
                 num[place] += value.sum(-1)
                 if place == 0:
                     den += weight.sum(-1)
         return Sums(num, den)
 
+    def _quiet(self) -> contextlib.AbstractContextManager[None]:
+        return torch.inference_mode() if self._memos is None else torch.no_grad()
+
     def _run(self, h: Tensor, start: int, stop: int) -> Iterator[tuple[Block, int, tuple[Tensor, Tensor]]]:
-        task, place_of = self._source.task, self._place
-        for block in self._source.blocks(start, stop, self._size):
-            inputs = block.batch.inputs if place_of is None else moved(block.batch.inputs, *place_of)
-            named = isinstance(inputs, Mapping) and takes_names(self._model, tuple(inputs))
+        task, memos = self._source.task, self._memos
+        for first in range(start, stop, self._size):
+            last = min(first + self._size, stop)
+            ready = self._prepared(first, last) if memos is None else memos.get(first, last, range(start, stop))
             for place, point in enumerate(h):
                 self._point.h = point
-                outputs = self._model(**inputs) if named else self._model(inputs)  # type: ignore[arg-type]
-                yield block, place, task.terms(outputs, block.batch)
+                yield ready.block, place, task.terms(self._outputs(ready), ready.block.batch)
+
+    def _prepared(self, start: int, stop: int) -> Prepared:
+        block = self._source.block(start, stop)
+        inputs = block.batch.inputs if self._place is None else moved(block.batch.inputs, *self._place)
+        named = isinstance(inputs, Mapping) and takes_names(self._model, tuple(inputs))
+        return Prepared(block, inputs, named)
+
+    def _outputs(self, ready: Prepared) -> Any:
+        with contextlib.nullcontext() if ready.memo is None else ready.memo:
+            found = self._model(**ready.inputs) if ready.named else self._model(ready.inputs)
+        if ready.memo is not None:
+            ready.memo.close()
+        return found
+
+    def _remember(self, task: Task, moving: Mapping[int, str], model: nn.Module) -> Memos:
+        """Look at a few samples: what there is to remember, and of how many samples memory holds it."""
+        fixed = [value for value in [*model.parameters(), *model.buffers()] if id(value) not in moving]
+        memos = Memos(self._prepared, fixed)
+        with torch.no_grad(), task.mode():
+            ready = memos.get(0, few := min(2, task.n), range(0))
+            self._outputs(ready)
+        assert ready.memo is not None
+        if not ready.memo.products:
+            raise UnsupportedError("every product depends on the point, so there is nothing to remember")
+        self._size = max(1, min(self._size, Memos.LIMIT * few // (2 * max(1, ready.memo.bytes))))
+        memos.clear()
+        return memos
+
+
+class CachedEngine(InplaceEngine):
+    """`InplaceEngine` that computes once a block what no direction reaches, for models that no graph shows.
+
+    The model runs as it is; calls of PyTorch whose arguments are the same tensors at every point are remembered
+    (`landform.scan.engine.memo`). So a frozen part is computed once wherever it lies before what is moved, through any
+    Python code; a value that is written to in place ends it.
+
+    Args:
+        task: The task.
+        subspace: An affine subspace.
+        order: Order of the samples; None for the data's.
+        batch_size: Samples a forward pass; fewer where what is remembered of them takes more than 256 MB.
+
+    Raises:
+        UnsupportedError: As `InplaceEngine`; no product is the same at every point.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
+        >>> task = Task(net, "mse", (torch.zeros(2, 1), torch.ones(2, 1)))
+        >>> line = Subspace(dict(net.named_parameters()), ({"2.bias": torch.ones(1)},))
+        >>> found = CachedEngine(task, line).sums(torch.tensor([[0.0], [1.0]]))
+        >>> torch.allclose(found.num, InplaceEngine(task, line).sums(torch.tensor([[0.0], [1.0]])).num)
+        True
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        subspace: Subspace,
+        *,
+        order: Int64[Tensor, " n"] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(task, subspace, order=order, batch_size=batch_size, memo=True)
 
 
 def _require_readable(model: nn.Module) -> None:
