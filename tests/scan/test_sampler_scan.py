@@ -53,6 +53,15 @@ def test_a_scan_can_be_replayed_from_its_store(trained, tmp_path):
     assert again.attrs["stored_evaluations"] > 0
 
 
+def test_a_tolerance_has_a_fine_grid_by_default(trained):
+    task, plane = trained
+    surface = lf.scan(task, plane, tolerance=0.2, check=0)
+    assert surface.loss.shape == (129, 129)
+    assert surface.attrs["evaluations"] < 33**2 / 4
+    assert lf.scan(task, plane, axes=(1,), tolerance=("absolute", 1.0), check=0).loss.shape == (257,)
+    assert lf.scan(task, plane, axes=(2,)).loss.shape == (65,)
+
+
 def test_surfaces_with_a_tolerance_can_be_saved(trained, tmp_path):
     task, plane = trained
     surface = lf.scan(task, plane, grid=9, tolerance=("absolute", 0.1), check=2)

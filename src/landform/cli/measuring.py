@@ -95,12 +95,13 @@ def plan_own(factory: str, source: Options, given: Options, voice: Voice) -> tup
     Returns:
         What ``--json`` prints, and the text.
     """
-    from landform.scan.places import grid_places
+    from landform.scan.places import grid_places, task_grid
     from landform.scan.plan import plan_scan
 
     task, data = _task(factory, source, voice)
     options, space, places = _where(task, source, voice)
-    nodes = places["grid"] or {1: 65, 2: 33}[len(places["axes"] or range(space.z))]
+    tolerance = given.get("tolerance", 0.0)
+    nodes = places["grid"] or task_grid(space.z, places["axes"], sampled=tolerance != 0)
     h = grid_places(space.z, nodes, ranges=places["ranges"], axes=places["axes"]).h
     with voice.step("probing"):
         told = {key: given[key] for key in ("engine", "batch_size") if key in given}
@@ -114,9 +115,9 @@ def plan_own(factory: str, source: Options, given: Options, voice: Voice) -> tup
         "reason": chosen.reason,
         "evaluations": len(h) * share,
         "seconds": chosen.seconds * share * (len(data) if data is not None else 1),
-        "tolerance": given.get("tolerance", 0.0),
+        "tolerance": tolerance,
     }
-    sampled = "; with --tolerance a fraction of that, which only sampling finds out" if result["tolerance"] else ""
+    sampled = "; with --tolerance a fraction of that, which only sampling finds out" if tolerance else ""
     rows = [
         ("plane", result["plane"]),
         (

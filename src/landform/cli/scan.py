@@ -82,7 +82,7 @@ def scan(
             group=_WHERE,
             metavar="N [N…]",
             help="Nodes an axis, one number or one for each; the pattern's own nodes by default, for your own network"
-            " 65 on a line and 33 × 33 on a plane.",
+            " 65 on a line and 33 × 33 on a plane, with --tolerance 257 and 129 × 129.",
         ),
     ] = None,
     span: Annotated[

@@ -12,6 +12,12 @@ from landform.errors import InputError
 from landform.mesh import MAX_NODES
 from landform.pattern import Pattern, SumPattern
 
+TASK_GRID = {1: 65, 2: 33}
+"""Nodes per axis for a plain task, where each node is a pass over the data; by the number of axes."""
+
+FINE_GRID = {1: 257, 2: 129}
+"""Nodes per axis with a tolerance, where fine nodes are nearly free and those that are not needed are interpolated."""
+
 MAX_DEFAULT_NODES = 100_000
 """Most nodes that a scan takes without being asked: seconds at 64×64, where a fourth axis would make it days."""
 
@@ -135,6 +141,39 @@ def default_grid(pattern: Pattern | SumPattern, axes: Sequence[int] | None) -> t
             )
         cells = [n // 2 for n in cells]
     return tuple(n + 1 for n in cells)
+
+
+def task_grid(z: int, axes: Sequence[int] | None, *, sampled: bool) -> int:
+    """Choose the nodes per axis for a task.
+
+    With a tolerance the surface is refined where that is needed, so the finest level only has to be fine enough. On an
+    MLP on digits, ±2 % of the range took 115 passes over the data on 33 × 33 nodes, 134 on 129 × 129 and 135 on
+    257 × 257; ±0.5 % took 330, 491 and 498, and 33 × 33 left an estimated error of more than the tolerance between the
+    nodes, 129 × 129 a quarter of it.
+
+    Args:
+        z: Number of coordinates.
+        axes: Numbers (from 1) of those that vary; all by default.
+        sampled: Whether there is a tolerance.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: For more than two axes.
+
+    Example:
+        >>> task_grid(2, None, sampled=False), task_grid(2, None, sampled=True), task_grid(2, (1,), sampled=True)
+        (33, 129, 257)
+    """
+    varying = len(_axes(z, axes))
+    nodes = FINE_GRID if sampled else TASK_GRID
+    if varying not in nodes:
+        raise InputError(
+            f"a grid over {varying} coordinates costs a pass over the data for each of its nodes; choose the nodes per"
+            f" axis (grid=…), a plane (axes=(1, 2)) or points of shape [points, {z}] (points=…)"
+        )
+    return nodes[varying]
 
 
 def _axes(z: int, axes: Sequence[int] | None) -> tuple[int, ...]:

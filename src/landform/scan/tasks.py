@@ -55,11 +55,16 @@ class Options:
         return self.executor is None and self.workers is None and self.dask is None
 
     @property
+    def sampled(self) -> bool:
+        """Whether there is a tolerance, so that samples are chosen."""
+        return isinstance(self.tolerance, tuple) or self.tolerance != 0
+
+    @property
     def plain(self) -> bool:
         """Whether nothing is asked for that only a scan with samples can do."""
         asked = (self.subset, self.store, self.batch_size)
         untouched = self.engine == "auto" and self.target == "data" and self.here
-        return untouched and not _wants_tolerance(self.tolerance) and all(one is None for one in asked)
+        return untouched and not self.sampled and all(one is None for one in asked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,19 +158,15 @@ def _engine(
     return (chosen[0] if chosen and engine_name(chosen[0]) == name else build(name)), name
 
 
-def _wants_tolerance(tolerance: object) -> bool:
-    return isinstance(tolerance, tuple) or tolerance != 0
-
-
 def _sampler(task: Task, quantities: tuple[str, ...], places: Places, options: Options) -> tuple[AbstractSampler, bool]:
     """Return the sampler, and whether it needs samples in random order."""
-    sampled = options.subset is not None or _wants_tolerance(options.tolerance) or options.target == "population"
+    sampled = options.subset is not None or options.sampled or options.target == "population"
     if sampled and not task.per_sample:
         raise InputError(
             f"{task.obstacle}, so nothing can be said from some samples; let the loss be one value a sample, or leave"
             " out tolerance=, subset= and target="
         )
-    if _wants_tolerance(options.tolerance):
+    if options.sampled:
         return _multilevel(task, quantities, places, options), True
     if options.check is not None:
         raise InputError(
