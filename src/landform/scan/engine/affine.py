@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
-from landform.scan.engine.cut import Affine, Cut, Frontier
+from landform.scan.engine.cut import Affine, Cut, Frontier, Scratch
 from landform.scan.engine.own import Theta, UnsupportedError, aliases, compute_dtype, own_copy
 from landform.scan.engine.reading import Reading
 from landform.scan.engine.source import Block, Source
-from landform.scan.engine.spread import spread
+from landform.scan.engine.spread import parts, spread
 from landform.scan.engine.stacked import Early, Stack
 from landform.scan.engine.trace import classify, trace
 from landform.subspace import Subspace
@@ -28,6 +29,9 @@ BATCH = (32, 1024)
 """Samples a block at least and at most: weights are written anew for each, which many rows of products outweigh."""
 NUMBERS = 1 << 20
 """Numbers of the largest value of a block: 4 MB in float32, which caches of the second and third level hold."""
+LANES = 1 << 22
+"""Numbers written a point (16 MB in float32) up to which each core has tensors of its own, and computes other points;
+from there on products are large enough for all cores to share one."""
 STACK = 1 << 16
 """Output numbers that are collected before losses are computed from them, so that calls on few samples are few."""
 
@@ -40,6 +44,20 @@ class _Ready:
     frontier: Frontier
     reading: Reading | None = None
     early: list[Early] | None = None
+
+
+@dataclass(eq=False)
+class _Lane:
+    """What one thread needs of its own to compute points."""
+
+    rest: nn.Module
+    theta: Theta
+    scratch: Scratch
+
+    def outputs(self, frontier: Frontier, h: tuple[float, ...]) -> Any:
+        """Compute the model's outputs at a point."""
+        self.theta.write(h)
+        return self.scratch.loose(self.rest(*self.scratch.at(frontier, h)))
 
 
 class AffineEngine(AbstractEngine):
@@ -61,7 +79,7 @@ class AffineEngine(AbstractEngine):
 
     Cost:
         z + 1 products of the first moved layer for each block; the layers after it for each point; memory for one
-        block, the cache, and z + 3 times the moved parameters after the cut.
+        block a core, the cache, and z + 1 times the moved parameters after the cut, and twice more for each core.
 
     Example:
         >>> origin = {"weight": torch.zeros(1, 1), "bias": torch.zeros(1)}
@@ -106,6 +124,7 @@ class AffineEngine(AbstractEngine):
         self.cut = Cut(graph, classify(graph, set(steps)), steps, subspace.z)
         late = {name: value for name, value in tensors.items() if id(value) in self.cut.used}
         self._theta = Theta(late, subspace, under)
+        self._lanes = [_Lane(self.cut.rest, self._theta, Scratch())]
         self._lead = next((value for value in tensors.values() if value.is_floating_point()), None)
         with torch.inference_mode(), task.mode():
             early = self.cut.early(self._inputs(self._source.block(0, 1)))
@@ -194,28 +213,42 @@ class AffineEngine(AbstractEngine):
     def _points(
         self, ready: _Ready, rows: list[tuple[float, ...]], sequence: list[int]
     ) -> Iterator[tuple[Block, list[int], Tensor, Tensor]]:
-        rest, write, frontier = self.cut.rest, self._theta.write, ready.frontier
-        pending: list[Tensor] = []
-        places: list[int] = []
-        size = 0
-        for place in sequence:
-            point = rows[place]
-            write(point)
-            outputs = frontier.loose(rest(*frontier.at(point)))
-            if ready.reading is None:
-                ready.reading = Reading(self._source, ready.block, outputs)
-            reading = ready.reading
-            if not reading.stackable:
-                yield ready.block, [place], reading.one(outputs)[None], reading.den
-                continue
-            pending.append(outputs)
-            places.append(place)
-            size += outputs.numel()
-            if size >= STACK:
-                yield ready.block, places, reading.many(torch.stack(pending)), reading.den
-                pending, places, size = [], [], 0
-        if pending and ready.reading is not None:
-            yield ready.block, places, ready.reading.many(torch.stack(pending)), ready.reading.den
+        block = ready.block
+        if ready.reading is None:  # what it holds does not depend on the point
+            ready.reading = Reading(self._source, block, self._lanes[0].outputs(ready.frontier, rows[0]))
+        reading, idle = ready.reading, SimpleQueue[_Lane]()
+        for lane in self._lanes:
+            idle.put(lane)
+
+        def compute(part: range) -> Tensor:
+            lane = idle.get()
+            try:
+                found = [lane.outputs(ready.frontier, rows[sequence[number]]) for number in part]
+            finally:
+                idle.put(lane)
+            return (
+                reading.many(torch.stack(found)) if reading.stackable else torch.stack([reading.one(f) for f in found])
+            )
+
+        most = max(1, STACK // reading.numel) if reading.stackable else 1
+        if self._side_by_side(len(sequence)):
+            pieces = parts(len(sequence), most)
+            answers = spread(compute, pieces)
+        else:
+            pieces = [range(n, min(n + most, len(sequence))) for n in range(0, len(sequence), most)]
+            answers = map(compute, pieces)
+        for part, found in zip(pieces, answers, strict=True):
+            yield block, [sequence[number] for number in part], found, reading.den
+
+    def _side_by_side(self, points: int) -> bool:
+        """Say whether points are shared out between cores, each with tensors of its own; make these at need."""
+        cores = torch.get_num_threads()
+        if cores == 1 or points < cores or self.written > LANES or (self._lead is not None and self._lead.is_cuda):
+            return False
+        while len(self._lanes) < cores:
+            theta, rest = self._lanes[0].theta.twin(self.cut.rest)
+            self._lanes.append(_Lane(rest, theta, Scratch()))
+        return True
 
     def _ready(self, start: int, stop: int, keep: range) -> _Ready:
         """Return a block, prepared; keep it, if need be in place of blocks outside the samples in use.

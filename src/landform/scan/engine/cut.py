@@ -238,54 +238,52 @@ class Cut:
 
     def block(self, inputs: Mapping[str, Any] | Tensor) -> "Frontier":
         """Compute the frontier of a block of samples."""
-        return Frontier(self.early(inputs), self._z)
+        return Frontier(self.early(inputs))
 
 
+@dataclass(frozen=True, eq=False)
 class Frontier:
-    """Values at the frontier of one block of samples, ready for any point.
+    """Values at the frontier of one block of samples, good for any point.
 
-    Args:
+    Attributes:
         values: As `Cut.early` returns them.
-        z: Number of directions.
     """
 
-    def __init__(self, values: list[Any], z: int) -> None:
-        self._values = values
-        self._z = z
-        self._line: tuple[float, ...] | None = None
-        self._bases: list[Tensor | None] = [None] * len(values)
-        self._buffers: list[Tensor | None] = [None] * len(values)
-
-    @property
-    def values(self) -> list[Any]:
-        """Tensors and `Affine` values."""
-        return self._values
+    values: list[Any]
 
     @property
     def bytes(self) -> int:
-        """Memory held, once a point has been asked for."""
+        """Memory held."""
         total = 0
-        for value in self._values:
+        for value in self.values:
             if isinstance(value, Affine):
-                total += sum(_bytes(part) for part in value.parts if part is not None)
-                total += (3 if sum(part is not None for part in value.parts[:-1]) else 2) * _bytes(value.base)
+                total += _bytes(value.base) + sum(_bytes(part) for part in value.parts if part is not None)
             elif isinstance(value, Tensor):
                 total += _bytes(value)
         return total
 
-    def at(self, h: tuple[float, ...]) -> list[Any]:
+
+class Scratch:
+    """Where one thread writes the values at a frontier, at one point after another."""
+
+    def __init__(self) -> None:
+        self._frontier: Frontier | None = None
+        self._line: tuple[float, ...] | None = None
+        self._bases: dict[int, Tensor] = {}
+        self._buffers: dict[int, Tensor] = {}
+
+    def at(self, frontier: Frontier, h: tuple[float, ...]) -> list[Any]:
         """Return the values at a point. Affine ones are in buffers that the next call overwrites."""
         line, last = h[:-1], h[-1]
-        same, self._line = line == self._line, line
+        same = frontier is self._frontier and line == self._line
+        self._frontier, self._line = frontier, line
         found: list[Any] = []
-        for number, value in enumerate(self._values):
+        for number, value in enumerate(frontier.values):
             if not isinstance(value, Affine):
                 found.append(value)
                 continue
             base = self._base(number, value, line, same)
-            buffer = self._buffers[number]
-            if buffer is None:
-                buffer = self._buffers[number] = torch.empty_like(value.base)
+            buffer = self._buffers[number] = _shaped(self._buffers.get(number), value.base)
             part = value.parts[-1]
             if part is None:
                 buffer.copy_(base)
@@ -298,7 +296,7 @@ class Frontier:
         """Copy an output that lies in a buffer, as where the model ends with what is affine."""
         if isinstance(outputs, Tensor):
             storage = outputs.untyped_storage().data_ptr()
-            if any(b is not None and b.untyped_storage().data_ptr() == storage for b in self._buffers):
+            if any(buffer.untyped_storage().data_ptr() == storage for buffer in self._buffers.values()):
                 return outputs.clone()
         return outputs
 
@@ -306,13 +304,17 @@ class Frontier:
         steps = [(part, h) for part, h in zip(value.parts[:-1], line, strict=True) if part is not None]
         if not steps:
             return value.base
-        base = self._bases[number]
-        if base is None:
-            base = self._bases[number] = torch.empty_like(value.base)
-            same = False
         if not same:
+            base = self._bases[number] = _shaped(self._bases.get(number), value.base)
             combine(value.base, [part for part, _ in steps], tuple(h for _, h in steps), base)
-        return base
+        return self._bases[number]
+
+
+def _shaped(buffer: Tensor | None, like: Tensor) -> Tensor:
+    """Return a buffer that a tensor fits into, the same if it does."""
+    if buffer is None or buffer.shape != like.shape or buffer.stride() != like.stride():
+        return torch.empty_like(like)
+    return buffer
 
 
 class _Sizes(fx.Interpreter):

@@ -115,6 +115,26 @@ class Theta:
             self._groups.append((origin, steps, torch.empty_like(origin), moved))
             self._places.append(places)
 
+    def twin(self, module: nn.Module) -> tuple["Theta", nn.Module]:
+        """Copy a module for another thread: moved tensors into buffers of its own; all others are shared.
+
+        Args:
+            module: One that reads the moved tensors.
+
+        Returns:
+            What moves the copy, and the copy.
+        """
+        other = copy.copy(self)
+        other._line = None
+        other._groups = [
+            (origin, steps, torch.empty_like(base), moved.clone()) for origin, steps, base, moved in self._groups
+        ]
+        memo: dict[int, object] = {id(v): v for v in [*module.parameters(), *module.buffers()]}
+        for (*_, moved), places in zip(other._groups, self._places, strict=True):
+            for key, part, shape in places:
+                memo[key] = nn.Parameter(moved[part].view(shape), requires_grad=False)
+        return other, copy.deepcopy(module, memo)
+
     @property
     def moved(self) -> set[int]:
         """``id`` of every tensor that is written."""

@@ -24,6 +24,7 @@ class Reading:
     Attributes:
         den: Denominators, ``[quantities, samples]``.
         stackable: Whether `many` takes a stack of outputs.
+        numel: Numbers of the outputs at a point, where they are stackable.
     """
 
     def __init__(self, source: Source, block: Block, outputs: Any) -> None:
@@ -31,6 +32,7 @@ class Reading:
         self._block = block
         _, self.den = source.task.terms(outputs, block.batch)
         self.stackable = _is_plain(source, block, outputs)
+        self.numel = outputs.numel() if self.stackable else 0
         if self.stackable:
             labels = block.batch.targets
             labels = torch.where((labels >= 0) & (labels < outputs.shape[1]), labels, 0)

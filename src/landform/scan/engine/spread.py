@@ -10,6 +10,28 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 
+def parts(count: int, most: int) -> list[range]:
+    """Divide jobs among cores: ranges of nearly equal length, as many for each core.
+
+    Args:
+        count: How many jobs.
+        most: Jobs of a range at most.
+
+    Returns:
+        The ranges, in order.
+
+    Example:
+        >>> before = torch.get_num_threads()
+        >>> torch.set_num_threads(2)
+        >>> parts(9, 3)
+        [range(0, 2), range(2, 4), range(4, 6), range(6, 9)]
+        >>> torch.set_num_threads(before)
+    """
+    cores = torch.get_num_threads()
+    number = -(-count // (most * cores)) * cores
+    return [range(count * k // number, count * (k + 1) // number) for k in range(number)]
+
+
 def spread(function: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
     """Run a function on jobs, in as many threads as PyTorch would use within an operation; yield results in order.
 
