@@ -41,6 +41,8 @@ def compiled(
             shape,
             samples if network is None else Task(network, loss, samples),
             method=compiling.method,
+            units=compiling.units,
+            scores=compiling.scores,
             range=read_range(compiling.range),
             epsilon=compiling.epsilon,
             form=compiling.form,

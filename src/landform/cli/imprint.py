@@ -31,6 +31,9 @@ from landform.cli.terminal import Voice, say, say_json
 if TYPE_CHECKING:
     from landform.imprint import Imprint
 
+VIEWS = ("view.slices.png", "view.errors.png")
+"""Pictures beside surface.png, for imprints in a trained network."""
+
 IMPRINT_EPILOGUE = """\
 Example:
   landform imprint demo
@@ -39,9 +42,13 @@ Example:
   landform imprint photo.png --colour              three heads, one a colour
   landform imprint formula:ackley --range 2.5 4 --json
   landform imprint text:HI --model mynet:make --dry-run   does it fit there?
+  landform imprint demo --model mynet:make --weights trained.safetensors --method per-sample --scores own
 
 --json prints bundle, picture, bound, relative_bound, kind, holds, range, unit, resolution, z, channels, parameters, \
 widths, units, form, schedule, loss, data, dtype, notes and seconds; a number that is not finite is null.
+
+In a trained network (--method offset or per-sample) the bundle also gets view.slices.png, the same network on random \
+directions, and view.errors.png, how many samples miss the pattern by how much.
 
 Exit codes: 0 made, 2 an error (nothing was written), 130 interrupted (likewise)."""
 
@@ -158,7 +165,31 @@ def write(made: "Imprint", path: Path, writing: BundleOptions, voice: Voice) -> 
         drawn = rendered(picture(surface, certificate=made.certificate))
     with voice.step("writing"):
         save(made, path, force=writing.force, surface=surface, picture=drawn)
+    if made.reads_input and made.z >= 2:
+        write_views(made, path, voice)
     return path / "surface.png"
+
+
+def write_views(made: "Imprint", path: Path, voice: Voice) -> None:
+    """Draw what only a trained network has: the same network on random directions, and the errors of its samples.
+
+    They are `VIEWS` in the bundle's folder. The scans allow an error of a hundredth of the range.
+    """
+    from landform.imprint.accounting import account
+    from landform.view import error_histogram, slices
+    from landform.view.files import write_atomically
+    from landform.view.picture import rendered
+    from landform.view.style import new_figure
+
+    with voice.step("drawing the network on random directions"):
+        write_atomically(path / VIEWS[0], rendered(slices(made, tolerance=0.01)))
+    with voice.step("counting samples"):
+        found = account(made)
+        figure = new_figure(6.6, 3.1)
+        error_histogram(found, ax=figure.add_subplot(), title=made.pattern.name)
+        write_atomically(path / VIEWS[1], rendered(figure))
+    for line in str(found).splitlines():
+        voice.note(line)
 
 
 def plane(z: int) -> tuple[int, int] | None:

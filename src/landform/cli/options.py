@@ -131,6 +131,20 @@ class CompileOptions:
             " a trained --model."
         ),
     ] = "constant"
+    units: Annotated[
+        Literal["widen", "reserve"],
+        Parameter(
+            help="Theorem 2: 'widen' gives every layer more channels; 'reserve' frees the least useful ones, at some"
+            " loss of accuracy."
+        ),
+    ] = "widen"
+    scores: Annotated[
+        Literal["refit", "predictions", "own"],
+        Parameter(
+            help="--method per-sample: what tells the classes apart. 'own': the network's own margins, so that every"
+            " prediction is kept; 'refit': fitted to the labels; 'predictions': fitted to those."
+        ),
+    ] = "refit"
     range: Annotated[
         list[str] | None,
         Parameter(
