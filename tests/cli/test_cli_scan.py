@@ -165,6 +165,42 @@ def test_between_two_and_three_checkpoints(run, own):
     assert float(opened().loss[1]) == pytest.approx(float(task(own[2]).evaluate()), rel=1e-6)
 
 
+def test_a_curve_between_two_checkpoints_and_its_plane(run, own):
+    ends = ("ckpt/step-1.pt", "ckpt/step-100.pt")
+    ran = run(*words(own, "--plane", "curve", "--checkpoints", *ends, "--grid", 5, "--json"))
+    assert ran.code == 0, ran.err
+    here = task(own[2])
+    curve = lf.bezier(here, *ends)
+    np.testing.assert_allclose(opened().loss, lf.scan(here, curve, grid=5, progress=False).loss, rtol=1e-5)
+    assert ran.json["grid"] == [5]
+    said = f"barrier {curve.meta['barrier']:.3g}, on the straight line {curve.meta['barrier_of_line']:.3g}"
+    assert ran.json["plane"] == f"curve, 1 direction, seed 0, {said}"
+    ran = run(*words(own, "--plane", "bezier", "--checkpoints", *ends, "--grid", 3, "--range", 0, 1, "--json"))
+    assert ran.code == 0, ran.err
+    surface = opened()
+    assert surface.loss.shape == (3, 3)
+    assert float(surface.loss[0, 0]) == pytest.approx(
+        float(task(own[2], state=torch.load(ends[0])).evaluate()), rel=1e-6
+    )
+    assert float(surface.loss[0, 2]) == pytest.approx(
+        float(task(own[2], state=torch.load(ends[1])).evaluate()), rel=1e-6
+    )
+    np.testing.assert_allclose(surface.attrs["path"][20], [0.5, 0.25])  # half way along the curve
+    assert surface.attrs["subspace"]["barrier"] == curve.meta["barrier"]
+    plan = run(*words(own, "--plane", "curve", "--checkpoints", *ends, "--dry-run", "--json"))
+    assert (plan.json["points"], plan.json["plane"]) == (65, "curve, 1 direction, seed 0")
+
+
+def test_a_subspace_that_was_saved(run, own, tmp_path):
+    here = task(own[2])
+    kept = lf.save_subspace(lf.random_plane(here, seed=7), tmp_path / "plane")
+    ran = run(*words(own, "--plane", kept, "--grid", 2, "--json"))
+    assert ran.code == 0, ran.err
+    np.testing.assert_allclose(opened().loss, lf.scan(here, lf.random_plane(here, seed=7), grid=2, progress=False).loss)
+    ran = run(*words(own, "--plane", kept, "--seed", 3))
+    assert (ran.code, "--seed does not belong to --plane" in ran.err) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["s.nc", "s.csv", "s.html", "s.png"])
 def test_every_format(run, own, tmp_path, name):
     if name == "s.html":
@@ -262,6 +298,8 @@ def test_ctrl_c_leaves_what_was_measured(run, own):
         (["--plane", "pca", "--checkpoints", "none/*.pt"], "--checkpoints none/*.pt: no such file"),
         (["--plane", "pca", "--checkpoints", "ckpt/*.pt", "--norm", "filter"], "--norm does not belong to --plane pca"),
         (["--plane", "between", "--checkpoints", "ckpt/*.pt"], "--checkpoints names 5"),
+        (["--plane", "curve", "--checkpoints", "ckpt/*.pt"], "a curve of low loss between two checkpoints"),
+        (["--plane", "bezier"], "--checkpoints names 0"),
         (["--norm", "filtre"], "did you mean 'filter'"),
         (["--include", "layer*"], "layer*"),
         (["--range", 0, 1, 2], "--range has 3 numbers; wanted LO HI for all 2 axes"),

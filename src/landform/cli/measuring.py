@@ -140,6 +140,8 @@ def sentence(options: PlaneOptions, space: Any) -> str:
     """
     words = [options.plane, f"{space.z} direction{'s' * (space.z != 1)}"]
     words += [f"{key} {space.meta[key]}" for key in ("seed", "norm") if key in space.meta]
+    if "barrier" in space.meta and not options.probe:
+        words.append(f"barrier {space.meta['barrier']:.3g}, on the straight line {space.meta['barrier_of_line']:.3g}")
     for key, text in (("explained_variance", "explained variance"), ("eigenvalues", "eigenvalues")):
         if key in space.meta:
             words.append(f"{text} {' and '.join(f'{float(value):.3g}' for value in space.meta[key])}")
@@ -212,6 +214,7 @@ def _where(task: "Task", source: Options, voice: Voice) -> tuple[PlaneOptions, A
         include=tuple(source["include"] or ()),
         exclude=tuple(source["exclude"] or ()),
         biases=bool(source["biases"]),
+        probe=bool(source["dry_run"]),
     )
     with voice.step("finding the plane"):
         space = build_plane(task, options)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landform.task import Task
 
-PLANES = ("random", "pca", "between", "hessian", "gradient", "worst")
+PLANES = ("random", "pca", "between", "curve", "bezier", "hessian", "gradient", "worst")
+CURVE_POINTS = 41
+"""Points of a curve that are drawn over its plane."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class PlaneOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     biases: bool = False
+    probe: bool = False
+    """Only to see what it costs: a curve is not trained."""
 
 
 def build_plane(task: "Task", options: PlaneOptions) -> Any:
@@ -42,6 +46,8 @@ def build_plane(task: "Task", options: PlaneOptions) -> Any:
     """
     from landform.errors import unknown_name
 
+    if options.plane not in PLANES and Path(options.plane).is_dir():
+        return _saved(task, options)
     if options.plane not in PLANES:
         raise unknown_name("plane", options.plane, PLANES)
     return _BUILDERS[options.plane](task, options)
@@ -58,10 +64,10 @@ def path_on(plane: Any, task: "Task", options: PlaneOptions) -> tuple[list[list[
     Returns:
         Coordinates and distances from the plane of each checkpoint, or None.
     """
-    if not options.checkpoints or options.plane == "between":
-        return None
     if "coordinates" in plane.meta:
         return plane.meta["coordinates"], plane.meta["off_plane"]
+    if not options.checkpoints or options.plane == "between":
+        return None
     from landform.checkpoints import Trajectory
     from landform.subspace import project
     from landform.subspace.select import module_of
@@ -131,6 +137,43 @@ def _between(task: "Task", options: PlaneOptions) -> Any:
     return between(*states) if len(states) == 2 else plane_through(*states)
 
 
+def _curve(task: "Task", options: PlaneOptions) -> Any:
+    from landform.cli.sources import read_weights
+    from landform.errors import InputError
+    from landform.subspace import bezier
+
+    _refuse(options, ("z", "norm", "include", "exclude"))
+    found = files(options)
+    if len(found) not in (1, 2):
+        raise InputError(
+            f"--plane {options.plane} is a curve of low loss between two checkpoints, --checkpoints names {len(found)};"
+            " with one, the curve goes from it to the network itself"
+        )
+    ends: list[Any] = [read_weights(str(file), "--checkpoints") for file in found]
+    if len(ends) == 1:
+        ends.append(task.model)
+    cheap: dict[str, Any] = {"steps": 1, "points": 2} if options.probe else {}
+    return bezier(task, *ends, **cheap, **_chosen(options, ("seed",)))
+
+
+def _bezier(task: "Task", options: PlaneOptions) -> Any:
+    """Return the plane that the curve lies in, with the curve as a path on it."""
+    import torch
+
+    curve = _curve(task, options)
+    along = curve.coordinates(torch.linspace(0, 1, CURVE_POINTS, dtype=torch.float64)[:, None])
+    notes = {"coordinates": along.tolist(), "off_plane": [0.0] * len(along)}
+    return curve.plane.replace(meta={**curve.meta, **notes})
+
+
+def _saved(task: "Task", options: PlaneOptions) -> Any:
+    from landform.subspace import load_subspace
+    from landform.subspace.select import module_of
+
+    _refuse(options, ("z", "seed", "norm", "include", "exclude"))
+    return load_subspace(options.plane, model=module_of(task))
+
+
 def _by_name(name: str) -> Callable[["Task", PlaneOptions], Any]:
     def build(task: "Task", options: PlaneOptions) -> Any:
         import landform.subspace as subspace
@@ -148,6 +191,8 @@ _BUILDERS: dict[str, Callable[["Task", PlaneOptions], Any]] = {
     "random": _random,
     "pca": _pca,
     "between": _between,
+    "curve": _curve,
+    "bezier": _bezier,
     "hessian": _by_name("hessian_plane"),
     "gradient": _by_name("gradient_line"),
     "worst": _by_name("worst_direction"),

@@ -25,6 +25,7 @@ Your own network, mynet.py with a function make:
   landform scan mynet:make --data digits --grid 129 --tolerance 0.005
   landform scan mynet:make --data digits --checkpoints 'ckpt/*.pt'
   landform scan mynet:make --data digits --plane between --checkpoints a.pt b.pt
+  landform scan mynet:make --data digits --plane bezier --checkpoints a.pt b.pt
   landform scan mynet:make --data digits --store runs/a --workers 4
   landform scan mynet:make --data digits --dry-run          what would it cost?
 
@@ -58,10 +59,11 @@ def scan(
         str | None,
         Parameter(
             group=_WHERE,
-            metavar="NAME",
+            metavar="NAME|DIR",
             help="Around your own network: random (the default), pca (of --checkpoints), between (the line through two"
-            " --checkpoints, the plane through three), hessian (largest curvature), gradient, worst (the"
-            " steepest way up).",
+            " --checkpoints, the plane through three), curve (a Bézier curve of low loss between two --checkpoints,"
+            " trained for it), bezier (the plane that it lies in), hessian (largest curvature), gradient, worst (the"
+            " steepest way up); or a folder that lf.save_subspace wrote.",
         ),
     ] = None,
     checkpoints: Annotated[
