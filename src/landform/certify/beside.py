@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from landform.certify.certificate import Certificate
 from landform.errors import ArchitectureError, InputError
-from landform.imprint.beside import columns, gamma, taken, trunk_of
+from landform.imprint.beside import gamma, head_columns, taken, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import require_no_hooks
 from landform.imprint.lower.network import read
@@ -37,9 +37,9 @@ def certify_beside(imprint: Imprint) -> Certificate:
     promised = imprint.certificate.promised if imprint.certificate else None
     try:
         require_no_hooks(imprint.model)
-        inner, most = inner_imprint(imprint)
+        inner, most, head = inner_imprint(imprint)
         found = certify(inner)
-        extra = loss_noise(imprint, most)
+        extra = loss_noise(imprint, most, head)
     except (InputError, ArchitectureError, KeyError, IndexError) as error:
         return _failed(imprint, str(error), promised, time.perf_counter() - begin)
     bound = math.nextafter((found.bound + extra) * (1 + 1e-12), math.inf)
@@ -64,21 +64,21 @@ def certify_beside(imprint: Imprint) -> Certificate:
     )
 
 
-def inner_imprint(imprint: Imprint) -> tuple[Imprint, float]:
-    """Return the network of the pattern's channels as an imprint, and sup over nodes of Σ|w||x| in its head."""
+def inner_imprint(imprint: Imprint) -> tuple[Imprint, float, str]:
+    """Return the network of the pattern's channels as an imprint, sup over nodes of Σ|w||x| in its head, its name."""
     model, stored = imprint.model, dict(imprint.subspace.origin)
     sample = imprint.meta.get("sample")
     if imprint.meta["method"] == "per-sample":
-        _require_tail(imprint)
         tail = imprint.meta["tail"]
         model = without_tail(model, tail)
         for key in ("weight", "bias"):
             stored[f"{tail}.{key}"] = stored[f"{tail}.0.{key}"]
-    network = read(model, sample)
-    trunk = trunk_of(network)
+    trunk = trunk_of(read(model, sample))
     channels = imprint.meta["channels"]
     if len(channels) != len(trunk.hidden):
         raise InputError(f"{len(channels)} layers of channels are recorded, the network has {len(trunk.hidden)}")
+    if imprint.meta["method"] == "per-sample":
+        _require_tail(imprint, head_columns(model, trunk, channels))
     response = imprint.response
     if isinstance(response, OffsetResponse):
         v, output = response.v, int((response.v == 1.0).nonzero()[0])
@@ -89,12 +89,10 @@ def inner_imprint(imprint: Imprint) -> tuple[Imprint, float]:
     if isinstance(response, PerSampleResponse):  # the signal has an output of its own, and with it a constant
         with torch.no_grad():
             small.get_parameter(f"{trunk.head}.bias").copy_(stored[f"{trunk.head}.bias"][output])
-    head = model.get_submodule(trunk.head)
-    _require_ray(head, stored[f"{trunk.head}.weight"], channels[-1], trunk.hidden[-1].width, v, output)
+    _require_ray(stored[f"{trunk.head}.weight"][:, head_columns(model, trunk, channels)], v, output)
     origin = {name: parameter.detach() for name, parameter in small.named_parameters()}
     directions = []
-    where = {layer.map: part for layer, part in zip(trunk.hidden, channels, strict=True)}
-    where |= {name: part for layer, part in zip(trunk.hidden, channels, strict=True) for name in layer.norms}
+    where = trunk.places(channels)
     for direction in imprint.subspace.directions:
         moved = {}
         for name, value in direction.items():
@@ -114,7 +112,7 @@ def inner_imprint(imprint: Imprint) -> tuple[Imprint, float]:
         certificate=None,
         meta={"method": "constant", "sample": sample, "widths": [len(part) for part in channels]},
     )
-    return inner, _largest(inner, small, trunk.head)
+    return inner, _largest(inner, small, trunk.head), trunk.head
 
 
 def every_sample(
@@ -166,8 +164,8 @@ def _largest(inner: Imprint, small: nn.Module, head: str) -> float:
     return 1.01 * max(seen)
 
 
-def _require_tail(imprint: Imprint) -> None:
-    """Refuse an end other than logit_c = relu(u_c) − relu(u_c − A + s), u the stored scores' own map."""
+def _require_tail(imprint: Imprint, own: Tensor) -> None:
+    """Refuse an end other than logit_c = relu(u_c) − relu(u_c − A + s); the signal reads the columns ``own`` alone."""
     origin, tail = imprint.subspace.origin, imprint.meta["tail"]
     response = imprint.response
     assert isinstance(response, PerSampleResponse)
@@ -177,30 +175,27 @@ def _require_tail(imprint: Imprint) -> None:
         raise InputError(f"the outputs of '{tail}' are not differences of its units")
     if not torch.equal(origin[f"{tail}.2.weight"], weight) or not torch.equal(origin[f"{tail}.2.bias"], bias):
         raise InputError(f"the units of '{tail}' are not B − guards and B − A − guards + signal")
-    model = without_tail(imprint.model, tail)
-    trunk = trunk_of(read(model, imprint.meta.get("sample")))
     others = torch.ones(first.shape[1], dtype=torch.bool)
-    others[columns(model.get_submodule(tail), imprint.meta["channels"][-1], trunk.hidden[-1].width)] = False
+    others[own] = False
     if bool((first[-1, others] != 0).any()):
         raise InputError(f"the signal of '{tail}' reads more than the pattern")
 
 
-def _require_ray(head: nn.Module, weight: Tensor, free: list[int], width: int, v: Tensor, output: int) -> None:
+def _require_ray(columns: Tensor, v: Tensor, output: int) -> None:
     """Refuse a head whose rows are not v times the row of the ray's own output, to rounding."""
-    part = weight[:, columns(head, free, width)].double()
-    unit = torch.finfo(weight.dtype).eps
+    part = columns.double()
+    unit = torch.finfo(columns.dtype).eps
     if bool(((part - v[:, None] * part[output]).abs() > unit * (v[:, None] * part[output]).abs()).any()):
         raise InputError("the rows of the head that read the pattern are not along the ray")
 
 
-def loss_noise(imprint: Imprint, most: float) -> float:
+def loss_noise(imprint: Imprint, most: float, head: str) -> float:
     """Return how far a loss may be off by rounding behind the pattern's channels, for any order of summation."""
     response = imprint.response
     if isinstance(response, PerSampleResponse):
         dtype = imprint.subspace.origin[f"{imprint.meta['tail']}.0.weight"].dtype
         return noise_of(response, most, dtype)  # the loss is 1-Lipschitz in the own logit, the others are exactly 0
-    name = trunk_of(read(imprint.model, imprint.meta.get("sample"))).head
-    weight = imprint.subspace.origin[f"{name}.weight"]
+    weight = imprint.subspace.origin[f"{head}.weight"]
     factor = gamma(weight.shape[1] + 2, weight.dtype)
     assert isinstance(response, OffsetResponse)
     noise = 2 * factor * (response.magnitudes + response.v.abs() * most)

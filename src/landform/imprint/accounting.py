@@ -17,7 +17,7 @@ from torch import Tensor
 
 from landform.data import Data, load_data
 from landform.errors import DataError, InputError
-from landform.imprint.beside import columns, trunk_of
+from landform.imprint.beside import head_columns, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.network import read
 from landform.imprint.scores import stored, without_tail
@@ -258,10 +258,9 @@ def untouched(imprint: Imprint, inputs: Tensor) -> Float64[Tensor, "n outputs"]:
     """Return the trained network's outputs f(x): the imprint's, the pattern's columns of the head left out."""
     model = imprint.model
     trunk = trunk_of(read(model, imprint.meta.get("sample")))
-    module = model.get_submodule(trunk.head)
     name = f"{trunk.head}.weight"
     weight = imprint.subspace.origin[name].clone()
-    weight[:, columns(module, imprint.meta["channels"][-1], trunk.hidden[-1].width)] = 0
+    weight[:, head_columns(model, trunk, imprint.meta["channels"])] = 0
     parameters = {**imprint.subspace.origin, name: weight}
     dtype = weight.dtype
     found = []

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from landform.errors import ArchitectureError, CapacityError, InputError, unknown_name
 from landform.imprint.beside import Trunk, lifted, narrowed, put, trunk_of
+from landform.imprint.branching import fit_branching
 from landform.imprint.constant import AMPLE, Options, _compile
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import remove_hooks
@@ -53,8 +54,12 @@ def imprint_offset(pattern: Pattern | SumPattern, task: Task, options: Options, 
         response = OffsetResponse.build(logits, task.data.targets, name, magnitudes, task.data.weights)
         require_trained(response.floor, task, name, reserved=need if units == "reserve" else None)
         bounds = bounds_above(response, options.range)
-        program, direct, notes = fit(pattern, response, bounds, network, model, options)
-        costs = program.costs(network.per_hinge)
+        if trunk.branches:
+            fitted = fit_branching(pattern, response, bounds, trunk, network, model, options, units, need)
+            program, direct, notes, costs = fitted.program, fitted.direct, fitted.notes, tuple(fitted.need)
+        else:
+            program, direct, notes = fit(pattern, response, bounds, network, model, options)
+            costs = program.costs(network.per_hinge)
         if need is not None and all(cost <= held for cost, held in zip(costs, need, strict=True)):
             break
         need = list(costs) if need is None else [max(pair) for pair in zip(costs, need, strict=True)]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from landform.errors import InputError, unknown_name
-from landform.imprint.beside import Trunk, columns
+from landform.imprint.beside import Trunk, head_columns
+from landform.imprint.branching import fit_branching
 from landform.imprint.constant import Options
 from landform.imprint.imprint import Imprint
 from landform.imprint.offset import bounds_above, fit, trained, write
@@ -54,8 +55,14 @@ def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Optio
         error = float(share @ (chosen != targets).double())
         bounds = range_of(error, trunk.outputs, options.range)
         response, found = respond_to(found, features, targets, share, bounds, dtype)
-        program, direct, notes = fit(pattern, response, bounds, network, model, options, settled=False)
-        costs = program.costs(network.per_hinge)
+        if trunk.branches:
+            fitted = fit_branching(
+                pattern, response, bounds, trunk, network, model, options, units, held=need, settled=False
+            )
+            program, direct, notes, costs = fitted.program, fitted.direct, fitted.notes, tuple(fitted.need)
+        else:
+            program, direct, notes = fit(pattern, response, bounds, network, model, options, settled=False)
+            costs = program.costs(network.per_hinge)
         if need is not None and all(cost <= held for cost, held in zip(costs, need, strict=True)):
             break
         need = list(costs) if need is None else [max(pair) for pair in zip(costs, need, strict=True)]
@@ -160,7 +167,7 @@ def live_columns(model: nn.Module, trunk: Trunk, channels: list[list[int]]) -> T
     """Return the columns of the head that the pattern does not use."""
     head: Any = model.get_submodule(trunk.head)
     keep = torch.ones(head.weight.shape[1], dtype=torch.bool)
-    keep[columns(head, channels[-1], trunk.hidden[-1].width)] = False
+    keep[head_columns(model, trunk, channels)] = False
     return keep.nonzero()[:, 0]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from landform.errors import CapacityError
 from landform.imprint.beside import Trunk, columns
+from landform.imprint.branching import reserve_branching
 from landform.task import Task
 
 
@@ -35,6 +36,8 @@ def reserve(model: nn.Module, trunk: Trunk, needed: Sequence[int], task: Task) -
     Cost:
         One pass over the data a layer.
     """
+    if trunk.branches:
+        return reserve_branching(model, trunk, needed, task)
     network = copy.deepcopy(model).eval()
     modules = dict(network.named_modules())
     names = [layer.map for layer in trunk.hidden[1:]] + [trunk.head]

@@ -58,8 +58,8 @@ class Pen:
         return getattr(self.modules[name], "bias", None) is not None
 
     def unit(self, layer: Layer, state: Registers) -> int | None:
-        """Return the channel that is one, where constants may be read from it: units of a curve read τ alone."""
-        return None if layer.role == "spline" else state.unit
+        """Return the channel that is one, where constants may be read from it: ψ, and what follows, read τ alone."""
+        return None if layer.role in ("spline", "clamp") else state.unit
 
     def write(self, stage: Plain, rows: sp.csr_matrix, constant: np.ndarray, unit: int | None = None) -> None:
         """Write rows and constants into the first channels of a stage's map and norms.
