@@ -59,7 +59,14 @@ def error_histogram(
                 f"{plain(each.name)}: {100 * r['served']:.2f} % served, at most {r['max_served']:.1e}\n"
                 f"mean of errors {r['mean']:.1e}, |L − T| {r['loss']:.1e}"
             )
-            own.hist(values, edges.tolist(), weights=np.full(len(values), 1 / len(values)), alpha=0.6, color=colour, label=label)
+            own.hist(
+                values,
+                edges.tolist(),
+                weights=np.full(len(values), 1 / len(values)),
+                alpha=0.6,
+                color=colour,
+                label=label,
+            )
         own.axvline(found[0].tolerance, color=QUIET, linestyle="--", linewidth=1.0)
         own.annotate(
             "served", (found[0].tolerance, 1.0), xycoords=("data", "axes fraction"), xytext=(-4, -10),
