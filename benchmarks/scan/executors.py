@@ -27,7 +27,7 @@ from landform.scan.sampler import FullGrid
 from landform.scan.store import ScanStore
 
 CASES: dict[str, dict[str, Any]] = {
-    "full": {"items": 4000, "grid": 9, "samples": 4000, "widths": (784, 512, 512, 10), "repeats": 5, "cluster": True},
+    "full": {"items": 4000, "grid": 21, "samples": 4000, "widths": (784, 512, 512, 10), "repeats": 5, "cluster": True},
     "quick": {"items": 500, "grid": 5, "samples": 2000, "widths": (784, 512, 512, 10), "repeats": 3, "cluster": True},
     "tiny": {"items": 20, "grid": 2, "samples": 20, "widths": (8, 8, 3), "repeats": 1, "cluster": False},
 }
