@@ -1,6 +1,7 @@
 """Data sets from Python objects: arrays, torch data sets, loaders, columns, any iterable of batches."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from landform.errors import DataError
 from landform.randomness import random_as_found, seed_all
 
 
-def collect(source: object, *, max_bytes: int, allow: tuple[str, ...] = ()) -> Data:
+def collect(source: object, *, max_bytes: int, allow: tuple[str, ...] = (), spill: str | Path | None = None) -> Data:
     """Turn a Python object into `Data`.
 
     Accepted: ``(X, y)`` of tensors, arrays or nested lists of numbers; a mapping of arrays; a tensor of tokens
@@ -29,8 +30,10 @@ def collect(source: object, *, max_bytes: int, allow: tuple[str, ...] = ()) -> D
 
     Args:
         source: The object.
-        max_bytes: Limit on what is collected, so that an endless iterable ends in an error.
+        max_bytes: Most bytes that are held in memory. A source that has a length goes on in files (`Spill`); for one
+            that may be endless this is a limit.
         allow: ``"augmentation"``, ``"shuffle"``: what is random about the data and shall be frozen at one draw.
+        spill: Folder for those files, also for sources of unknown length; None for the system's temporary one.
 
     Returns:
         The data set, called after the type of the object.
@@ -52,7 +55,8 @@ def collect(source: object, *, max_bytes: int, allow: tuple[str, ...] = ()) -> D
         return Data(*source.tensors, name=type(source).__name__)
     with random_as_found():
         name, pieces = _pieces(source, allow)
-        return join(pieces, name, max_bytes, what="sample" if _map_style(source) else "batch")
+        what = "sample" if _map_style(source) else "batch"
+        return join(pieces, name, max_bytes, what=what, spill=spill, ends=_has_length(source))
 
 
 def _pieces(source: object, allow: tuple[str, ...]) -> tuple[str, Iterable[Piece]]:
@@ -108,6 +112,13 @@ def ordered(loader: "DataLoader[Any]", allow: tuple[str, ...]) -> "DataLoader[An
         else:
             refuse_augmentation(lambda: loader.collate_fn([get(i) for i in few]), name, allow)
     return found
+
+
+def _has_length(source: object) -> bool:
+    try:
+        return len(source) >= 0  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return False
 
 
 def _map_style(source: object) -> bool:

@@ -12,6 +12,8 @@ from torch import Tensor
 from landform.data.hashing import hash_tensors
 from landform.errors import DataError, InputError
 
+_LOOKED_AT = 1 << 22
+
 IGNORE_INDEX = -100
 """The label that marks "no label" (PyTorch's default ``ignore_index``)."""
 
@@ -329,7 +331,7 @@ def _plain(tensor: Tensor, role: str, name: str) -> Tensor:
     if tensor.ndim == 0:
         raise DataError(f"{name}: {role} is a single number; wanted one row for each sample")
     tensor = tensor.detach()
-    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+    if tensor.is_floating_point() and not _finite(tensor):
         nan = int(tensor.isnan().sum())
         infinite = int(tensor.isinf().sum())
         row = int((~tensor.isfinite().reshape(len(tensor), -1)).any(1).nonzero()[0, 0])
@@ -338,6 +340,12 @@ def _plain(tensor: Tensor, role: str, name: str) -> Tensor:
             "remove those samples or fill the gaps"
         )
     return tensor
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Look at some rows at a time: the tensor may be larger than memory."""
+    rows = max(1, _LOOKED_AT * len(tensor) // max(1, tensor.numel()))
+    return all(bool(part.isfinite().all()) for part in torch.split(tensor, rows))
 
 
 def _classes(targets: Tensor, given: int | None, labels: Sequence[str] | None, name: str) -> int | None:

@@ -40,6 +40,7 @@ def load_data(
     target_kind: TargetKind = "auto",
     allow: str | Sequence[str] = (),
     max_bytes: int = MAX_BYTES,
+    spill: str | Path | None = None,
 ) -> Data:
     """Load a data set by name, from a file, from the user's own code, or from Python objects.
 
@@ -66,7 +67,11 @@ def load_data(
             labels.
         allow: ``"augmentation"``: take one draw of data that differ in every read; ``"shuffle"``: one pass of a loader
             that visits other samples in every pass. Refused by default: the loss would be one of other data each time.
-        max_bytes: Limit on the size of an array read or of what is collected, 8 GiB by default.
+        max_bytes: Most bytes that are held in memory, 8 GiB by default; for arrays in files, and iterables that have
+            no length and may be endless, a limit. Other Python objects (loaders, data sets) that are larger are read
+            once, as always, and kept in files from which samples are read when they are needed.
+        spill: Folder for those files, which has room; with it iterables without a length may be larger too. None for
+            the system's temporary folder. The files vanish with the data.
 
     Returns:
         The data set, checked. Images of idx files are ``float32 [n, 1, rows, columns]`` in [0, 1]: a perceptron for
@@ -78,7 +83,7 @@ def load_data(
         InputError: An option out of range.
 
     Cost:
-        The whole set is held in memory.
+        One pass over the source, and the whole set in memory, or beyond ``max_bytes`` on the disk.
 
     Example:
         >>> load_data("digits", split="test")
@@ -89,7 +94,7 @@ def load_data(
     """
     accepted = check_allow(allow, ("augmentation", "shuffle"))
     if isinstance(source, Mapping) and is_splits(source):
-        return load_data(_pick(source, split), allow=accepted, max_bytes=max_bytes)
+        return load_data(_pick(source, split), allow=accepted, max_bytes=max_bytes, spill=spill)
     if split not in (None, "train", "test", "all"):
         raise InputError(f"split is {split!r}; wanted 'train', 'test' or 'all'")
     if isinstance(source, Data):
@@ -107,7 +112,7 @@ def load_data(
             data = (
                 found
                 if isinstance(found, Data)
-                else dataclasses.replace(collect(found, max_bytes=max_bytes, allow=accepted), name=source)
+                else dataclasses.replace(collect(found, max_bytes=max_bytes, allow=accepted, spill=spill), name=source)
             )
             if own:
                 return data if isinstance(found, Data) else dataclasses.replace(data, split=split or "train")
@@ -134,7 +139,7 @@ def load_data(
                 f"{path}: unknown kind of file; wanted .npz (arrays x and y), .csv, or a folder of idx files"
             )
         return data if split is None else _part(data, split)
-    data = collect(source, max_bytes=max_bytes, allow=accepted)
+    data = collect(source, max_bytes=max_bytes, allow=accepted, spill=spill)
     return data if split is None else _part(data, split)
 
 

@@ -1,13 +1,16 @@
 """`Piece`: one batch of a data set, and how pieces are put together."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the name everyone knows
 from torch import Tensor
 
 from landform.data.data import IGNORE_INDEX, Data
+from landform.data.spill import Spill
 from landform.errors import DataError
 
 INPUT_KEYS = ("inputs", "input", "x", "input_ids", "pixel_values", "image", "images", "features", "input_values")
@@ -104,42 +107,70 @@ def pad_columns(columns: Mapping[str, Sequence[Tensor]], *, lengths: bool) -> di
     return found
 
 
-def join(pieces: Iterable[Piece], name: str, max_bytes: int, *, what: str) -> Data:
+def join(
+    pieces: Iterable[Piece],
+    name: str,
+    max_bytes: int,
+    *,
+    what: str,
+    spill: str | Path | None = None,
+    ends: bool = False,
+) -> Data:
     """Concatenate batches after checking that they fit each other.
 
     Args:
         pieces: The batches.
         name: What to call the data.
-        max_bytes: Limit on what is collected.
+        max_bytes: Most bytes that are held in memory.
         what: What a piece is called: batch or sample.
+        spill: Folder for what is beyond that; None for the system's temporary one.
+        ends: Whether it is known that the pieces end. If not, ``max_bytes`` is a limit unless there is a folder.
 
     Returns:
         The data set.
 
     Raises:
-        DataError: Nothing there, pieces that do not fit each other, or more than the limit.
+        DataError: Nothing there, pieces that do not fit each other, more than the limit, or no room on the disk.
     """
-    held: list[Piece] = []
-    size = 0
-    for i, piece in enumerate(pieces):
-        size += sum(value.nbytes for value in piece.parts().values())
-        _check(piece, i, name, what)
-        if size > max_bytes:
-            raise DataError(
-                f"{name}: more than {max_bytes} bytes after {sum(len(p.inputs) for p in held) + len(piece.inputs)} "
-                "samples; is it endless? Pass a smaller set, or a larger max_bytes"
-            )
-        held.append(piece)
-        if piece.keys is None or TOKENS not in piece.keys:
-            _same_shapes(held[0], piece, i, name, what)
-    if not held:
-        raise DataError(f"{name}: no samples; it yielded nothing (a generator that was used up before?)")
+    with contextlib.ExitStack() as stack:
+        held: list[Piece] = []
+        size = samples = 0
+        away: Spill | None = None
+        for i, piece in enumerate(pieces):
+            size += sum(value.nbytes for value in piece.parts().values())
+            _check(piece, i, name, what)
+            samples += len(piece.inputs)
+            if size > max_bytes and away is None:
+                if spill is None and not ends:
+                    raise DataError(
+                        f"{name}: more than {max_bytes} bytes after {samples} samples; is it endless? Pass a smaller "
+                        "set, a larger max_bytes if memory has room, or spill= with a folder to keep it in"
+                    )
+                away = stack.enter_context(Spill(spill, name))
+                for number, earlier in enumerate(held):
+                    _same_shapes(held[0], earlier, number, name, what)
+                    away.add(earlier.parts())
+                del held[1:]
+            if not held or away is None:
+                held.append(piece)
+            if away is not None or piece.keys is None or TOKENS not in piece.keys:
+                _same_shapes(held[0], piece, i, name, what)
+            if away is not None:
+                away.add(piece.parts())
+        if not held:
+            raise DataError(f"{name}: no samples; it yielded nothing (a generator that was used up before?)")
+        if away is not None:
+            return _data(away.tensors(), name, held[0].keys)
     if held[0].keys is not None and TOKENS in held[0].keys:
         held = _padded(held)
         for i, piece in enumerate(held):
             _same_shapes(held[0], piece, i, name, what)
     parts = {role: torch.cat([piece.parts()[role] for piece in held]) for role in held[0].parts()}
-    return Data(parts.pop("inputs"), parts.pop("targets"), name=name, extras=parts, keys=held[0].keys)
+    return _data(parts, name, held[0].keys)
+
+
+def _data(parts: dict[str, Tensor], name: str, keys: tuple[str, str] | None) -> Data:
+    return Data(parts.pop("inputs"), parts.pop("targets"), name=name, extras=parts, keys=keys)
 
 
 def _padded(held: list[Piece]) -> list[Piece]:

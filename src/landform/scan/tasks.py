@@ -27,7 +27,9 @@ from landform.task import Task
 DEVICE_SPEED = 50
 """How many times the work of a CPU's tile a tile for an accelerator has."""
 SHARED = 8
-"""Points a tile at least for engines that share work between the points of a call."""
+"""Points a tile at least for engines that share work between the points of a call, or the reading of large data."""
+LARGE_DATA = 1 << 30
+"""Bytes of inputs from which on they may have to be read from a disk for every tile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +112,8 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     if options.here:
         factory = functools.partial(_the, engine)
     del engine  # workers build their own; a second model here would only take memory
-    shares = SHARED if name in ("affine", "stacked", "collapsed", "cached") else 1
+    large = task.data.inputs.nbytes > LARGE_DATA
+    shares = SHARED if large or name in ("affine", "stacked", "collapsed", "cached") else 1
     rule = tiling(work_of(task) / (DEVICE_SPEED if on_device(task) else 1), least=shares)
     with open_pool(factory, executor=options.executor, workers=options.workers, dask=options.dask) as pool:
         done = run(sampler, pool, len(quantities), tile=rule, store=store, progress=options.progress)
