@@ -1,5 +1,7 @@
 """One small network a family, and pretrained ones: equal bits for two inputs, inside the certificate, proved again."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,10 @@ from torch.nn import functional
 
 import landform as lf
 from landform.errors import ArchitectureError
+from landform.imprint.collapsed import losses_at
+from landform.imprint.lower import activation
 from landform.imprint.lower.graph import read_graph
+from landform.imprint.lower.network import read
 from landform.testing import networks, pretrained
 
 torch.set_num_threads(1)
@@ -166,6 +171,134 @@ def test_positions_that_see_no_common_tap_are_named(kernel, stride, padding, mor
         read_graph(upsampling(2, kernel, stride, padding, more), (2, 4, 4))
 
 
+SMOOTH = {
+    "gelu": (nn.GELU, activation.GELU, 0.0),
+    "gelu, tanh": (lambda: nn.GELU("tanh"), activation.GELU, 0.0),
+    "silu": (nn.SiLU, activation.SILU, 0.0),
+    "mish": (nn.Mish, activation.MISH, 0.0),
+    "hardswish": (nn.Hardswish, activation.HARDSWISH, 0.0),
+    "elu": (lambda: nn.ELU(0.7), 0.7, 0.0),
+    "celu": (lambda: nn.CELU(0.7), 0.7, 0.0),
+    "softplus": (lambda: nn.Softplus(2.0, 5.0), math.log(2) / 2, math.log(2) / 2),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_smooth_activation_is_as_far_from_relu_as_is_said(name, dtype):
+    make, distance, at_zero = SMOOTH[name]
+    op = read_graph(nn.Sequential(nn.Linear(2, 4), make(), nn.Linear(4, 2))).ops[2]
+    assert (op.smooth, op.at_zero) == (pytest.approx(distance), pytest.approx(at_zero))
+    t = torch.linspace(-60, 60, 240_001, dtype=torch.float64).to(dtype)
+    assert 0.99 * distance <= float((make()(t) - t.relu()).abs().max()) <= op.smooth * (1 + 2.0**-10)
+    assert float(make()(torch.zeros(1, dtype=dtype))) == pytest.approx(at_zero)
+    large = torch.cat([2.0**k * torch.linspace(1, 2, 1031, dtype=torch.float64) for k in range(6, 61)]).to(dtype)
+    bound = op.smooth * (1 + 2.0**-10) + 8 * torch.finfo(dtype).eps / 2 * large
+    assert bool(((make()(large) - large).abs() <= bound).all())
+    assert bool((make()(-large).abs() <= op.smooth).all())
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_smooth_activations_in_convolutional_networks(name):
+    dtype = torch.float64 if len(name) % 2 else torch.float32
+    made = checked(convolutional(lambda width: SMOOTH[name][0](), norm=dtype == torch.float32), (3, 8, 8), dtype=dtype)
+    if dtype == torch.float64:
+        assert made.certificate.rounding < 1e-11
+    assert any("directions have length" in note for note in made.meta["notes"])
+
+
+def swish(x):
+    return x * torch.sigmoid(x)
+
+
+class Act(nn.Module):
+    """An activation written as a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        """Apply it."""
+        return self.function(x)
+
+
+class Block(nn.Module):
+    """Residual and dense blocks around any activation."""
+
+    def __init__(self, kind, inputs, width, act):
+        super().__init__()
+        self.kind, self.act = kind, act
+        inner = 2 * width if kind == "dense" else width
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, inner, 3, padding=1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(inner), nn.Conv2d(inner, width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.down = nn.Conv2d(inputs, width, 1, bias=False) if kind == "basic" and inputs != width else nn.Identity()
+
+    def forward(self, x):
+        """Apply the block."""
+        if self.kind == "basic":
+            return self.act(self.down(x) + self.bn3(self.conv2(self.act(self.bn2(self.conv1(x))))))
+        new = self.conv2(self.act(self.bn2(self.conv1(self.act(self.bn1(x))))))
+        return x + new if self.kind == "preact" else torch.cat([x, new], 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "act", "dtype"),
+    [
+        ("preact", functional.gelu, torch.float32),
+        ("preact", functional.elu, torch.float64),
+        ("basic", swish, torch.float32),
+        ("basic", functional.gelu, torch.float64),
+        ("dense", functional.hardswish, torch.float32),
+        ("dense", functional.silu, torch.float64),
+    ],
+)
+def test_smooth_activations_in_residual_and_dense_networks(kind, act, dtype):
+    widths = [32, 32, 48, 48, 48] if kind == "basic" else [40] * 5
+    layers, channels = [nn.Conv2d(3, widths[0], 3, padding=1), nn.BatchNorm2d(widths[0]), Act(act)], widths[0]
+    for width in widths[1:]:
+        layers.append(Block(kind, channels, width, act))
+        channels = channels + width if kind == "dense" else width
+    tail = [nn.BatchNorm2d(channels), Act(act), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
+    checked(networks.with_statistics(nn.Sequential(*layers, *tail)), (3, 8, 8), dtype=dtype)
+
+
+def test_a_perceptron_with_smooth_activations_and_a_pattern_of_many_coordinates():
+    layers = [nn.Linear(8, 64), nn.SiLU()]
+    for _ in range(3):
+        layers += [nn.Linear(64, 64), nn.SiLU()]
+    sums = lf.SumPattern.from_axes(np.random.default_rng(0).random((3, 6)))
+    made = lf.imprint(
+        sums, lf.Task(nn.Sequential(*layers, nn.Linear(64, 3)), data=(torch.rand(9, 8), torch.arange(9) % 3))
+    )
+    assert made.certificate.holds
+    assert made.certificate.kind == "certified"
+    h = torch.rand(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).float().double()
+    assert float((losses_at(made, h)[:, 0] - made.target(h)).abs().max()) <= made.certificate.bound
+
+
+def test_softplus_beside_identity_paths_is_refused():
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.Softplus(), Block("basic", 32, 32, functional.softplus)]
+    with pytest.raises(ArchitectureError, match=r"'1' is 0\.693 at 0"):
+        read(networks.with_statistics(nn.Sequential(*layers, nn.Flatten(), nn.Linear(2048, 10))), (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("act", "dtype"), [(nn.Hardswish, torch.float32), (nn.ReLU, torch.float64), (nn.ReLU6, torch.float32)]
+)
+def test_gates_are_made_constants(act, dtype):
+    made = checked(networks.squeezed(act=act), (3, 8, 8), dtype=dtype)
+    assert not made.model[3].gate[3].weight.any()
+
+
+def test_a_gate_that_is_no_constant_is_not_proved():
+    made = checked(networks.squeezed(), (3, 8, 8), points=1)
+    with torch.no_grad():
+        made.model[3].gate[3].bias[0] = 1.0
+    assert "the gate" in lf.certify(made).failures[0]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -178,11 +311,20 @@ def test_positions_that_see_no_common_tap_are_named(kernel, stride, padding, mor
         (lambda: _with(lambda x: functional.pad(x, (1, 1), value=1.0)), r"pads with other numbers than zero"),
         (lambda: _with(lambda x: x[:, :4]), r"takes .* of a tensor"),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(2)), r"'1' has 2 slopes for 8 channels"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh()), r"'1' is a Tanh.*saturates on both sides"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)), r"'1' is a GroupNorm.*use BatchNorm"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ELU(-1.0)), r"'1' has alpha = -1\.0"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Sigmoid(), nn.Conv2d(8, 8, 1)),
+            r"'2' is a sigmoid that gates nothing",
+        ),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.ReLU6()), r"'1' is a hinge only for large numbers"),
+        (lambda: _with(lambda x: x * x), r"is a product; landform covers"),
     ],
 )
 def test_what_does_not_fit_is_named(make, message):
     with pytest.raises(ArchitectureError, match=message):
-        read_graph(nn.Sequential(*make(), nn.Flatten(), nn.Linear(8, 10)), (3, 8, 8))
+        read(nn.Sequential(*make(), nn.Flatten(), nn.Linear(8 * 36, 10)), (3, 8, 8))
 
 
 def _with(function):

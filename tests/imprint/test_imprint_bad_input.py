@@ -127,7 +127,7 @@ class Branching(Skip):
 
 
 MODULES = [
-    (lambda: mlp(act=nn.GELU), r"module '1' is a GELU, which is not covered; .*Linear, Conv1d"),
+    (lambda: mlp(act=nn.Tanh), r"module '1' is a Tanh, which is not covered; .*Linear, Conv1d"),
     (lambda: mlp(act=nn.PReLU), r"module '1' is a PReLU"),
     (lambda: mlp(act=lambda: nn.LeakyReLU(-0.1)), r"'1' has negative slope -0\.1"),
     (lambda: mlp(act=lambda: nn.LeakyReLU(1.0)), r"'1' has negative slope 1\.0"),

@@ -43,13 +43,15 @@ class Curve:
         return Curve(self.tau, value, error)
 
 
-def first_curve(low: float, high: float, sign: np.ndarray, bias: np.ndarray, error: float, slope: float) -> Curve:
+def first_curve(
+    low: float, high: float, sign: np.ndarray, bias: np.ndarray, error: float, step: Step, roundoff: float
+) -> Curve:
     """Return act(sign·τ + bias) on [low, high]; ``error`` bounds the pre-activations' rounding, all of it."""
     knots = -bias / sign
     tau = np.unique(np.concatenate([[low, high], knots[(knots > low) & (knots < high)]]))
     pre = sign[:, None] * tau + bias[:, None]
     bound = np.full_like(pre, error) + SLACK * 3 * U64 * (np.abs(tau) + np.abs(bias)[:, None])
-    return Curve(tau, *_activate(pre, bound, slope, 0.0))
+    return Curve(tau, *_bent(step, roundoff, *_activate(pre, bound, step.slope, 0.0)))
 
 
 def push(curve: Curve, step: Step, roundoff: float) -> Curve:
@@ -64,7 +66,7 @@ def push(curve: Curve, step: Step, roundoff: float) -> Curve:
     pre, bound = affine(curve, step, roundoff)
     if step.cap < math.inf and not (pre + bound).max(initial=0.0) <= step.cap:
         raise ProofError(f"some unit behind the register exceeds {step.cap:g}, where its activation stops growing")
-    return Curve(curve.tau, *_activate(pre, bound, step.slope, roundoff))
+    return Curve(curve.tau, *_bent(step, roundoff, *_activate(pre, bound, step.slope, roundoff)))
 
 
 def affine(curve: Curve, step: Step, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
@@ -97,6 +99,13 @@ def _activate(pre: np.ndarray, bound: np.ndarray, slope: float, roundoff: float)
     spread[:, 1:] |= on[:, :-1]
     spread[:, :-1] |= on[:, 1:]
     return np.maximum(pre, 0.0), np.where(spread, bound, 0.0)
+
+
+def _bent(step: Step, roundoff: float, value: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Add what a smooth activation differs by; without rounding (a roundoff of 0) it counts as a ReLU."""
+    if not step.smooth or not roundoff:
+        return value, bound
+    return value, bound + SLACK * step.bent(value, roundoff)
 
 
 def deviation(

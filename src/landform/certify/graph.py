@@ -20,8 +20,10 @@ from landform.errors import InputError
 from landform.imprint.lower import affine
 from landform.imprint.lower import network as lower
 from landform.imprint.lower.graph import Graph, Op
+from landform.imprint.lower.stages import GATE
 from landform.subspace import Subspace
 
+GATE_ROUNDINGS = 3.0  # of a sigmoid of zero, and of a product with it
 ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 
@@ -104,6 +106,9 @@ class _Reader:
             to = op.offset + np.arange(channels)
             ones = sp.csr_matrix((np.ones(channels), (to, np.arange(channels))), shape=(op.channels, channels))
             return _Map(ones, np.zeros(op.channels))
+        if op.kind == "mul":
+            half = sp.identity(op.channels, format="csr") * GATE
+            return _Map(half, np.zeros(op.channels), GATE_ROUNDINGS)
         if op.kind == "norm":
             norm = self.modules[op.name]
             mean, variance = (exact(self.buffers[f"{op.name}.running_{k}"]) for k in ("mean", "var"))
@@ -133,7 +138,12 @@ class _Reader:
                 live.append(np.zeros(0, dtype=bool))
                 reach.append(np.zeros(0))
                 continue
-            if op.kind in ("add", "cat"):
+            if op.kind == "gate" or op.gated:
+                if live[op.inputs[0]].any():
+                    raise ProofError(f"the gate '{op.name}' is not a constant: what it reads may be other than zero")
+                alive, size = np.zeros(op.channels, dtype=bool), np.zeros(op.channels)
+                self.maps[number] = self._map(number)
+            elif op.kind in ("add", "cat"):
                 parts, sizes = [live[i] for i in op.inputs], [reach[i] for i in op.inputs]
                 join = np.concatenate if op.kind == "cat" else np.sum
                 alive, size = np.asarray(join(parts, axis=0)) > 0, np.asarray(join(sizes, axis=0))
@@ -145,6 +155,9 @@ class _Reader:
                 alive = alive | (made.bias != 0)
                 size = abs(made.weight) @ reach[before] if count else np.zeros(op.channels)
                 size = size + np.abs(made.bias) + (0.0 if made.offset is None else made.offset)
+                if op.at_zero:  # silent channels emit a constant
+                    alive = np.ones(op.channels, dtype=bool)
+                size = size + op.smooth
                 if op.name == self.found.entrance and op.kind in ("map", "norm"):
                     moved = np.stack([exact(d[self.found.injected]) for d in self.subspace.directions])
                     alive, size = alive | (moved != 0).any(axis=0), size + np.abs(moved).sum(axis=0)
@@ -216,6 +229,7 @@ class _Reader:
                     offset=part.offset,
                     kept=kept,
                     cap=cap,
+                    smooth=act.smooth,
                 )
             )
             own = len(channels)

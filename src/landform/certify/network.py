@@ -22,6 +22,10 @@ NORM_ROUNDINGS = 8.0
 is taken first (1), x's product (1), the last sum (1); with a half to spare."""
 
 
+SMOOTH_ROUNDINGS = 8.0
+"""Roundings of a smooth activation of a large number: its factor is computed to a few ulp, then there are products."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One affine map and activation, x ↦ act(W x + b), with W and b exactly as stored (widened to float64).
@@ -36,6 +40,7 @@ class Step:
         offset: Extra roundings of constants (normalisation: |β| once, |mean·a| as often as products), ``[units]``.
         kept: Inputs that stay beside the units, unchanged: they are rows behind those of ``weight``.
         cap: Where the activation stops growing; pre-activations must stay below.
+        smooth: How far the activation is from one of that slope, at most; 0 for piecewise-linear ones.
     """
 
     weight: sp.csr_matrix
@@ -47,6 +52,7 @@ class Step:
     offset: np.ndarray
     kept: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
     cap: float = math.inf
+    smooth: float = 0.0
 
     @classmethod
     def stored(
@@ -60,6 +66,7 @@ class Step:
         offset: np.ndarray | None = None,
         kept: np.ndarray | None = None,
         cap: float = math.inf,
+        smooth: float = 0.0,
     ) -> "Step":
         """Return the step of a map as stored."""
         inexact = abs(weight).tocsr()
@@ -67,7 +74,7 @@ class Step:
         inexact.eliminate_zeros()
         none = np.zeros(len(bias)) if offset is None else offset
         stays = np.zeros(0, dtype=int) if kept is None else kept
-        return cls(weight, bias, slope, stage, inexact, roundings, none, stays, cap)
+        return cls(weight, bias, slope, stage, inexact, roundings, none, stays, cap, smooth)
 
     def rows(self, units: np.ndarray) -> "Step":
         """Return the step restricted to some of its own units."""
@@ -79,6 +86,12 @@ class Step:
             offset=self.offset[units],
             kept=np.zeros(0, dtype=int),
         )
+
+    def bent(self, value: np.ndarray, roundoff: float) -> np.ndarray:
+        """Return what a smooth activation adds to the error of relu's values, its rounding included."""
+        near = self.smooth * (1 + 2.0**-10)  # an error of a few ulp where it is neither 0 nor the number itself
+        added: np.ndarray = near + SMOOTH_ROUNDINGS * roundoff * np.abs(value)
+        return added
 
     def columns(self, units: np.ndarray) -> "Step":
         """Return the step restricted to some inputs."""

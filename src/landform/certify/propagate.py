@@ -37,13 +37,24 @@ def inject(mesh: Mesh, step: Step, roundoff: float) -> tuple[Field, np.ndarray]:
     index = mesh.indices().numpy().astype(float).T
     cells = np.array(mesh.cells, dtype=float)
     rows = step.weight.toarray()
-    plain = (np.count_nonzero(rows, axis=1) == 1) & (step.bias == 0) & (rows.max(axis=1, initial=0) == 1)
+    size = np.frexp(rows.max(axis=1, initial=0))[0]  # of a power of two: products with it are exact
+    plain = (np.count_nonzero(rows, axis=1) == 1) & (step.bias == 0) & (size == 0.5)
     scale = np.where(plain, cells[rows.argmax(axis=1)], 1.0)
-    if not (np.maximum(rows, 0).sum(axis=1) + step.bias).max(initial=0.0) * (1 + 1e-5) <= step.cap:
-        raise ProofError(f"some unit of the first layer exceeds {step.cap:g}, where its activation stops growing")
-    step = replace(step, cap=np.inf)  # integers n·h may exceed it, h does not
     start = Field.dense(mesh, index, np.zeros_like(index), np.zeros(mesh.z))
-    return propagate(start, step.rescaled(scale, 1 / cells), roundoff), scale
+    return propagate(start, injected(step, scale, 1 / cells), roundoff), scale
+
+
+def injected(step: Step, left: np.ndarray, right: np.ndarray) -> Step:
+    """Return the first step for coordinates n·h, its units multiplied by ``left``.
+
+    Raises:
+        ProofError: If a unit exceeds the cap of its activation: h is at most 1, n·h may be more.
+    """
+    top = step.weight.maximum(0).sum(axis=1).A1 + step.bias
+    if not top.max(initial=0.0) * (1 + 1e-5) <= step.cap:
+        raise ProofError(f"some unit of the first layer exceeds {step.cap:g}, where its activation stops growing")
+    far = step.smooth * float(left.max(initial=1.0))
+    return replace(step.rescaled(left, right), cap=np.inf, smooth=far)
 
 
 def propagate(field: Field, step: Step, roundoff: float) -> Field:
@@ -64,6 +75,7 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
         & (step.slope == 0.0)
         & (step.roundings == 0.0)
         & (step.cap == np.inf)
+        & (step.smooth == 0.0)
         & (not field.local.nnz)
     )
     sparse_rows = np.zeros(0, dtype=int)
@@ -91,10 +103,12 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
         value[start : start + size], error[start : start + size], near = _activate(
             mesh, pre, bound, near, kink[rows], lifted, step.slope, roundoff
         )
+        if step.smooth:
+            error[start : start + size] += SLACK * step.bent(value[start : start + size], roundoff)
         local.append(sp.csr_matrix(near))
     empty = sp.csr_matrix((0, nodes))
     sparse_value, sparse_error = sparse if sparse is not None else (empty, empty)
-    positive = np.full(units, step.slope == 0.0)
+    positive = np.full(units, step.slope == 0.0 and not step.smooth)
     order = np.argsort(np.concatenate([dense_rows, sparse_rows]))
     radii = sp.vstack([*local, sp.csr_matrix((len(sparse_rows), nodes))]).tocsr()[order]
     return Field(mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink, radii, positive)

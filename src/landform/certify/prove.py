@@ -221,7 +221,7 @@ def follow_curve(
     first, bias = steps[0], steps[0].bias[chosen[0]]
     found: list[float] = []
     for unit, error in ((0.0, 0.0), (roundoff, noise)):
-        followed = one.first_curve(low, high, sign, bias, error, first.slope)
+        followed = one.first_curve(low, high, sign, bias, error, first, unit)
         for depth, step in enumerate(steps[1:], start=1):
             own, stay = split_rows(step, chosen[depth])
             pushed = one.push(followed, step.rows(own).columns(chosen[depth - 1]), unit)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from landform.certify.network import Network, Step
-from landform.certify.propagate import ProofError, rounding
+from landform.certify.network import SMOOTH_ROUNDINGS, Network, Step
+from landform.certify.propagate import SLACK, ProofError, injected, rounding
 from landform.certify.prove import (
     Parts,
     follow_curve,
@@ -137,13 +137,13 @@ def _inject(step: Step, cells: Sequence[int], roundoff: float) -> tuple[AxisFiel
     width = max(cells) + 1
     z = len(cells)
     rows = step.weight.toarray()
-    plain = (np.count_nonzero(rows, axis=1) == 1) & (step.bias == 0) & (rows.max(axis=1, initial=0) == 1)
+    plain = (np.count_nonzero(rows, axis=1) == 1) & (step.bias == 0) & (np.frexp(rows.max(axis=1, initial=0))[0] == 0.5)
     size = np.array(cells, dtype=float)
     scale = np.where(plain, size[rows.argmax(axis=1)], 1.0)
     # nodes beyond an axis's own are copies of its last one: they change no minimum and no maximum
     index = np.minimum(np.arange(width)[None], size[:, None])
     start = AxisField(index, {}, np.arange(z), np.zeros(z), np.zeros(z), z)
-    return _propagate(start, step.rescaled(scale, 1 / size), roundoff), scale
+    return _propagate(start, injected(step, scale, 1 / size), roundoff), scale
 
 
 def _affine(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -206,5 +206,9 @@ def _mapped(field: AxisField, step: Step, roundoff: float) -> AxisField:
         single = np.where(single > 0, single, step.slope * single)
         for number, value in several.items():
             kink[number] += max(0.0, -float(value.min(axis=1).sum()))
+    if step.smooth:
+        error = error + SLACK * step.bent(np.abs(single).max(axis=1, initial=0.0), roundoff)
+        for number, value in several.items():
+            error[number] += SMOOTH_ROUNDINGS * roundoff * float(np.abs(value).max(axis=1).sum())
     axis = np.where(one, np.where(most < 0, 0, most), -1)
     return AxisField(single, several, axis, error, kink, field.z)

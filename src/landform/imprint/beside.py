@@ -78,6 +78,7 @@ def trunk_of(network: Network) -> Trunk:
     """
     if len(network.heads) != 1:
         raise ArchitectureError(f"Theorem 2 is built for one head; this network has {len(network.heads)}")
+    network.require_theorem_2()
     head = network.heads[0]
     if network.chain is not None:
         hidden = tuple(Hidden(s.linear, (*s.before, *s.after), s.width) for s in network.chain.stages)

@@ -96,6 +96,7 @@ def imprint_constant(
             options,
             bounds,
             _gap(pattern, responses[0], bounds) if direct else 0.0,
+            lowered.directions,
             data.inputs.shape[1:],
         ),
     )
@@ -295,6 +296,7 @@ def _meta(
     options: Options,
     bounds: tuple[float, float],
     gap_between_nodes: float,
+    directions: Sequence[dict[str, Tensor]],
     sample: Sequence[int],
 ) -> dict[str, Any]:
     notes = list(program.notes)
@@ -305,6 +307,12 @@ def _meta(
         notes.append(
             f"'{chain.maps[0]}' has no bias: the coordinates move '{chain.injected}' instead, the constant of the norm"
             " behind it (its factors are zero, so the output is this constant)"
+        )
+    if chain.stages is not None and chain.stages.smooth:
+        size = float(max(direction.abs().max() for d in directions for direction in d.values()))
+        notes.append(
+            f"smooth activations are hinges for large numbers: the directions have length {size:g}, units are as much"
+            " larger than the registers they hold"
         )
     if splines:
         gap = max(s.gap for s in splines) / (bounds[1] - bounds[0])

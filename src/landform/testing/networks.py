@@ -146,6 +146,38 @@ class Inverted(nn.Module):
         return out
 
 
+class Squeezed(nn.Module):
+    """An inverted bottleneck with a gate (Hu et al., CVPR 2018), as MobileNetV3 and EfficientNet have them.
+
+    Args:
+        width: Channels of the stream.
+        act: Makes an activation.
+        inside: Whether the gate is between the depthwise convolution and the last one; else it is at the end.
+    """
+
+    def __init__(self, width: int, act: type[nn.Module] = nn.Hardswish, *, inside: bool = True) -> None:
+        super().__init__()
+        wide = 4 * width
+        self.expand = nn.Sequential(nn.Conv2d(width, wide, 1, bias=False), nn.BatchNorm2d(wide), act())
+        self.depth = nn.Sequential(
+            nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False), nn.BatchNorm2d(wide), act()
+        )
+        self.project = nn.Sequential(nn.Conv2d(wide, width, 1, bias=False), nn.BatchNorm2d(width))
+        gated = wide if inside else width
+        pool, less, more = nn.AdaptiveAvgPool2d(1), nn.Conv2d(gated, gated // 4, 1), nn.Conv2d(gated // 4, gated, 1)
+        self.gate = nn.Sequential(pool, less, nn.ReLU(), more, nn.Hardsigmoid() if inside else nn.Sigmoid())
+        self.inside = inside
+
+    def forward(self, x: Images) -> Images:
+        """Apply the block."""
+        out = self.depth(self.expand(x))
+        if self.inside:
+            out = out * self.gate(out)
+        out = self.project(out)
+        total: Tensor = x + (out if self.inside else self.gate(out) * out)
+        return total
+
+
 class Dense(nn.Module):
     """A layer of a DenseNet (Huang et al., CVPR 2017).
 
@@ -266,6 +298,13 @@ def preact(width: int = 48, blocks: int = 4) -> nn.Module:
 def mobile(width: int = 32, blocks: int = 4) -> nn.Module:
     """Build a net of inverted bottlenecks, as MobileNetV2 and EfficientNet-Lite have them."""
     return with_statistics(nn.Sequential(*_stem(width), *[Inverted(width) for _ in range(blocks)], *_tail(width)))
+
+
+def squeezed(width: int = 32, blocks: int = 4, act: type[nn.Module] = nn.Hardswish) -> nn.Module:
+    """Build a net of gated inverted bottlenecks, as MobileNetV3 and EfficientNet have them."""
+    stem = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), act()]
+    body = [Squeezed(width, act, inside=number != 1) for number in range(blocks)]
+    return with_statistics(nn.Sequential(*stem, *body, *_tail(width)))
 
 
 def densenet(growth: int = 24, blocks: tuple[int, ...] = (3, 3), *, bottleneck: bool = True) -> nn.Module:

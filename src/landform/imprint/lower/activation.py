@@ -1,11 +1,17 @@
-"""Piecewise-linear activations: where hinges come from.
+"""Activations: where hinges come from.
 
 ReLU, LeakyReLU (two units a hinge: relu(t) = (lr(t) + α·lr(−t))/(1 − α²)), ReLU6 and Hardtanh(0, c), which are ReLU
 below c: registers are scaled by powers of two to stay there. PReLU's slopes are weights: set to zero, it is a ReLU.
 
+A smooth activation a lies within a constant of ReLU, |a(t) − relu(t)| ≤ κ: 0.1701 for GELU in both forms, 0.2785 for
+SiLU, 0.3089 for Mish, 0.375 for Hardswish, log 2/β for softplus, α for ELU and CELU. Units are written G times too
+large, G a power of two (2^30 in float32), and read G times too small, so that the whole network is one of ReLUs but for
+κ/G a unit; h enters as G·h.
+
 Carries: any register ≥ 0 (below the cap), unchanged. Computes: one hinge a channel, or half a one. Holds: nothing.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -15,7 +21,9 @@ from torch.nn import functional
 from landform.errors import ArchitectureError
 from landform.imprint.lower.graph import Call, Op
 
-COVERS = "ReLU, LeakyReLU, PReLU, ReLU6"
+COVERS = "ReLU, LeakyReLU, PReLU, ReLU6, GELU, SiLU, Mish, Hardswish, ELU, CELU, Softplus"
+GELU, SILU, MISH, HARDSWISH = 0.1701, 0.2785, 0.3089, 0.375
+"""Largest distances from ReLU, rounded up: at t = ∓0.7518, ∓1.2785, −1.1924 and ±1.5."""
 _RELU: tuple[Any, ...] = (torch.relu, torch.relu_, functional.relu, "relu", "relu_")
 
 
@@ -43,7 +51,46 @@ def read(call: Call) -> Op | None:
         return act(_slope(module.negative_slope, call.name))
     if call.target is functional.leaky_relu:
         return act(_slope(float(call.argument(1, "negative_slope", 0.01)), call.name))
+    return _smooth(call, channels)
+
+
+def _smooth(call: Call, channels: int) -> Op | None:
+    """Return an activation that is ReLU but for a constant."""
+    module, target = call.module, call.target
+
+    def act(distance: float, at_zero: float = 0.0) -> Op:
+        return Op("act", call.name, call.inputs[:1], channels, slope=0.0, smooth=distance, at_zero=at_zero)
+
+    if isinstance(module, nn.GELU) or target is functional.gelu:
+        return act(GELU)
+    if isinstance(module, nn.SiLU) or target is functional.silu:
+        return act(SILU)
+    if isinstance(module, nn.Mish) or target is functional.mish:
+        return act(MISH)
+    if isinstance(module, nn.Hardswish) or target is functional.hardswish:
+        return act(HARDSWISH)
+    if isinstance(module, (nn.ELU, nn.CELU)):
+        return act(_positive(module.alpha, call.name, "alpha"))
+    if target in (functional.elu, functional.celu):
+        return act(_positive(call.argument(1, "alpha", 1.0), call.name, "alpha"))
+    if isinstance(module, nn.Softplus):
+        return act(*[_log_two(module.beta, module.threshold, call.name)] * 2)
+    if target is functional.softplus:
+        return act(*[_log_two(call.argument(1, "beta", 1.0), call.argument(2, "threshold", 20.0), call.name)] * 2)
     return None
+
+
+def _positive(value: float, name: str, what: str) -> float:
+    if not 0 < value < float("inf"):
+        raise ArchitectureError(f"'{name}' has {what} = {value}; the construction needs a positive number")
+    return float(value)
+
+
+def _log_two(beta: float, threshold: float, name: str) -> float:
+    """Return log 2/β, softplus's value at 0 and its largest distance from ReLU."""
+    if threshold < 0:
+        raise ArchitectureError(f"'{name}' has threshold {threshold}; the construction needs one of at least 0")
+    return math.log(2) / _positive(beta, name, "beta")
 
 
 def _slope(slope: float, name: str) -> float:

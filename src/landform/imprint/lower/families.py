@@ -4,7 +4,18 @@ from landform.imprint.lower import activation, affine, batchnorm, merge, passing
 from landform.imprint.lower.graph import Call, Op
 
 FAMILIES = (affine, batchnorm, activation, pooling, merge, passing)
+_SATURATES = "it saturates on both sides, so that no sum of its units is a hinge; use ReLU, GELU or SiLU instead"
 INSTEAD = {
+    "Tanh": _SATURATES,
+    "tanh": _SATURATES,
+    "Softsign": _SATURATES,
+    "GroupNorm": (
+        "it mixes the channels of a group through their variance, and with a gain of 0 nothing passes; use BatchNorm"
+    ),
+    "group_norm": "it mixes the channels of a group through their variance; use nn.BatchNorm",
+    "InstanceNorm2d": "it removes the mean of every channel, and what an imprint carries is just that; use BatchNorm2d",
+    "LSTM": "its gates saturate, and what it keeps has passed a tanh; use layers without recurrence",
+    "GRU": "its gates saturate, and what it keeps has passed a tanh; use layers without recurrence",
     "Softmax": "take it off (model.NAME = nn.Identity()) and let the loss contain it, as cross_entropy does",
     "LogSoftmax": "take it off (model.NAME = nn.Identity()) and use cross_entropy, which contains it",
 }

@@ -3,8 +3,9 @@
 Every tensor inside an imprint is the same at all positions (pixels, time steps), so an operation is described by what
 it does to the channels: a linear *map* (Linear, convolutions at one tap), a *norm* (BatchNorm in eval mode: one factor
 and one constant a channel), an *act* (a piecewise-linear activation), *add*, *cat*, *pool* (the identity on constants,
-but for rounding), *keep* (Flatten, Dropout, views) or *shift* (empty channels beside the others). Each
-family of layers is one file that turns a call into an `Op`, writes numbers into its parameters and reads them back:
+but for rounding), *keep* (Flatten, Dropout, views), *shift* (empty channels beside the others), *gate* (a sigmoid) or
+*mul* (a product with a gate). Each family of layers is one file that turns a call into an `Op`, writes numbers into its
+parameters and reads them back:
 
 ==================  ==============================================================================================
 `affine.py`         Linear, convolutions and transposed ones: any matrix between channels, at one tap of the kernel
@@ -15,7 +16,7 @@ family of layers is one file that turns a call into an `Op`, writes numbers into
 `passing.py`        what changes nothing
 ==================  ==============================================================================================
 
-`stages.py` groups the operations into stages with room for units; `write.py` puts a program there; the verifier reads
+`grouping.py` groups the operations into stages with room for units; `write.py` puts a program there; the verifier reads
 the same graph with the saved weights and trusts nothing of how they came about.
 """
 
@@ -29,7 +30,7 @@ from torch import fx, nn
 
 from landform.errors import ArchitectureError
 
-Kind = Literal["input", "map", "norm", "act", "add", "cat", "pool", "keep", "shift"]
+Kind = Literal["input", "map", "norm", "act", "add", "cat", "pool", "keep", "shift", "gate", "mul"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Op:
         fast: Whether a Linear reads a tensor whose channels are last.
         offset: Empty channels that are put in front of the others (a shift).
         pads: Zeros that were put around the positions, (before, after) along each axis, for the next convolution.
+        gated: Whether this is a gate, passed on by a view.
+        smooth: How far an activation is from a ReLU at most; 0 where it is piecewise linear.
+        at_zero: Value of a smooth activation at 0: log 2 for softplus, 0 for all others.
         owns: Whether an activation has parameters (PReLU's slopes), which are set to zero: then it is a ReLU.
     """
 
@@ -66,6 +70,9 @@ class Op:
     fast: bool = False
     offset: int = 0
     pads: tuple[tuple[int, int], ...] = ()
+    gated: bool = False
+    smooth: float = 0.0
+    at_zero: float = 0.0
     owns: bool = False
 
 

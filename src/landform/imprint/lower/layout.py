@@ -38,6 +38,8 @@ def placed(op: Op, call: Call) -> Op:
             f"'{call.name}' reads a tensor padded with zeros, whose edges differ; landform covers padding before a"
             " convolution"
         )
+    if op.kind == "keep" and call.sources and (call.sources[0].kind == "gate" or call.sources[0].gated):
+        op = replace(op, gated=True)
     if op.last is not None or op.kind == "map":
         return op
     lasts = {bool(source.last) for source in call.sources if source.channels}

@@ -15,8 +15,9 @@ from landform.imprint.lower import chain as chains
 from landform.imprint.lower import linear
 from landform.imprint.lower.checks import check_modules
 from landform.imprint.lower.graph import Graph, read_graph
+from landform.imprint.lower.grouping import stages
 from landform.imprint.lower.linear import Lowered
-from landform.imprint.lower.stages import Head, Stages, stages
+from landform.imprint.lower.stages import Head, Stages
 from landform.imprint.lower.write import checker, injection, write_stages
 from landform.program.program import Program
 from landform.program.room import Room
@@ -81,6 +82,20 @@ class Network:
         assert self.graph is not None
         names = [op.name for op in self.graph.ops if op.kind in ("map", "norm") or op.owns]
         check_modules(model, names, [head.linear for head in self.heads])
+
+    def require_theorem_2(self) -> None:
+        """Refuse what units beside a trained network are not built for.
+
+        Raises:
+            ArchitectureError: Naming the module.
+        """
+        for op in self.graph.ops if self.graph is not None else ():
+            transposed = any(len(taps) > 1 for taps in op.taps)
+            if op.smooth or op.owns or op.fast or transposed or op.kind in ("gate", "shift"):
+                raise ArchitectureError(
+                    f"Theorem 2 is built for ReLU and its kin, with channels in dimension 1 and neither gates nor"
+                    f" transposed convolutions; '{op.name}' is none of these: use method='constant' for this network"
+                )
 
     def checker(self, model: nn.Module) -> Callable[[Program], None] | None:
         """Return what says whether a program can be placed, None where its units decide."""

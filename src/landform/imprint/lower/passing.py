@@ -28,7 +28,17 @@ _MODULES = (
     nn.Unflatten,
     nn.Identity,
 )
-_CALLS: tuple[Any, ...] = (torch.flatten, torch.squeeze, "view", "reshape", "flatten", "contiguous", "squeeze")
+_CALLS: tuple[Any, ...] = (
+    torch.flatten,
+    torch.squeeze,
+    "view",
+    "reshape",
+    "flatten",
+    "contiguous",
+    "squeeze",
+    "expand_as",
+    "expand",
+)
 _PERMUTED: tuple[Any, ...] = (torch.permute, torch.transpose, torch.swapaxes, "permute", "transpose", "swapaxes")
 _PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
 _DROPOUT: tuple[Any, ...] = (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)
@@ -112,7 +122,7 @@ def _sliced(call: Call, keep: Op) -> Op:
     parts = index if isinstance(index, tuple) else (index,)
     channel = len(shape) - 1 if call.last and shape is not None else 1
     whole = [n for n, part in enumerate(parts) if isinstance(part, slice) and part == slice(None)]
-    plain = all(isinstance(part, (slice, int)) for part in parts)
+    plain = all(isinstance(part, (slice, int)) or (part is None and n > 1) for n, part in enumerate(parts))
     if not keep.channels or not plain or 0 not in whole or (channel not in whole and channel < len(parts)):
         raise ArchitectureError(
             f"'{call.name}' takes {index} of a tensor; landform covers slices of positions, of all samples and channels"

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from landform.errors import CapacityError
 from landform.imprint.lower import affine, batchnorm
 from landform.imprint.lower.graph import Op
-from landform.imprint.lower.registers import Registers, embed
+from landform.imprint.lower.registers import Registers, embed, power_of_two
 from landform.imprint.lower.stages import Plain
 from landform.program.program import Layer
+
+LARGE = {torch.float32: 2.0**30, torch.float64: 2.0**50}
+"""By what units of smooth activations are multiplied: κ/LARGE is below a rounding, and cubes (in GELU) are finite."""
 
 
 @dataclass
@@ -23,6 +26,7 @@ class Pen:
     Args:
         model: The network, for shapes, dtypes and statistics.
         maps: The operation of each map, by name.
+        gain: By what units are written too large, a power of two: 1, or where activations are smooth `LARGE`.
         dry: Write nothing, only check what fits.
         ones: Whether to keep a channel that is one, from which constants can be read.
         parameters: What was written, by qualified name.
@@ -30,6 +34,7 @@ class Pen:
 
     model: nn.Module
     maps: Mapping[str, Op]
+    gain: float = 1.0
     dry: bool = False
     ones: bool = True
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -37,6 +42,10 @@ class Pen:
     def __post_init__(self) -> None:
         self.modules = dict(self.model.named_modules())
         self.dtype = next(self.model.parameters()).dtype
+
+    def factor(self, bound: np.ndarray, cap: float) -> np.ndarray:
+        """Return by what to multiply units: 1, less where a cap is near, or the gain."""
+        return power_of_two(bound, cap) * self.gain
 
     def slope(self, slope: float) -> float:
         """Return a slope as the network will use it."""
@@ -70,16 +79,16 @@ class Pen:
         count = rows.shape[0]
         if unit is not None and constant.any() and not self.has_bias(stage.map):
             at = np.flatnonzero(constant)
-            read = sp.csr_matrix((constant[at], (at, np.full(len(at), unit))), shape=rows.shape)
+            read = sp.csr_matrix((constant[at] / self.gain, (at, np.full(len(at), unit))), shape=rows.shape)
             rows, constant = (rows + read).tocsr(), np.zeros(len(constant))
         used, offset = np.zeros(stage.width, dtype=bool), np.zeros(stage.width)
         used[:count] = (np.diff(rows.tocsr().indptr) > 0) | (constant != 0)
         offset[:count] = constant
         scale = np.ones(stage.width)
-        if stage.norms:
+        if stage.norms and self.gain == 1.0:  # where units are large, the norm's mean is small beside them
             norm = self.modules[stage.norms[0]]
             scale = np.full(stage.width, batchnorm.scale_for(norm))
-        elif offset.any() and not self.has_bias(stage.map):
+        elif not stage.norms and offset.any() and not self.has_bias(stage.map):
             raise CapacityError(
                 f"'{stage.map}' has neither bias nor norm, and a constant is needed there; use bias=True"
             )
@@ -124,11 +133,11 @@ class Pen:
             self.parameters[f"{name}.{key}"] = torch.zeros(parameter.shape, dtype=parameter.dtype)
 
     def one(self, stage: Plain, channel: int) -> int | None:
-        """Make a channel one by the constants of a stage's norms; return it, or None where it cannot be."""
-        if not self.ones or not stage.norms or channel >= stage.width:
+        """Make a channel one, times the gain, by constants of a stage's norms; return it, None where it cannot be."""
+        if not self.ones or not stage.norms or stage.times != 1.0 or channel >= stage.width:
             return None
         if not self.dry:
             for norm in stage.norms:
                 bias = self.parameters[f"{norm}.bias"]
-                bias[channel] = 1.0
+                bias[channel] = self.gain
         return channel

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from landform.errors import CapacityError
 from landform.imprint.lower.linear import Lowered
-from landform.imprint.lower.pen import Pen
+from landform.imprint.lower.pen import LARGE, Pen
 from landform.imprint.lower.registers import (
     Functionals,
     Registers,
@@ -29,7 +29,7 @@ from landform.imprint.lower.registers import (
     shifted,
     unit_bounds,
 )
-from landform.imprint.lower.stages import Branch, Entry, Plain, Shift, Stages
+from landform.imprint.lower.stages import Branch, Entry, Plain, Scale, Shift, Stages
 from landform.program.bend import padded
 from landform.program.program import Layer, Program
 
@@ -65,10 +65,10 @@ def write_stages(
         A few sparse products, and one pass over the weights.
     """
     try:
-        writer = _Writer(stages, program, model, Pen(model, stages.maps))
+        writer = _Writer(stages, program, model, _pen(stages, model))
         registers = writer.run()
     except CapacityError:  # without channels that are one there is more room, and more rounding
-        writer = _Writer(stages, program, model, Pen(model, stages.maps, ones=False))
+        writer = _Writer(stages, program, model, _pen(stages, model, ones=False))
         registers = writer.run()
     require_bent(registers, stages.heads[0].linear)
     readout = writer.program.readout
@@ -90,9 +90,14 @@ def checker(stages: Stages, model: nn.Module) -> Callable[[Program], None]:
     """Return a function that raises `CapacityError` if a program cannot be placed; nothing dense is made."""
 
     def check(program: Program) -> None:
-        _Writer(stages, program, model, Pen(model, stages.maps, dry=True, ones=False)).run()
+        _Writer(stages, program, model, _pen(stages, model, dry=True, ones=False)).run()
 
     return check
+
+
+def _pen(stages: Stages, model: nn.Module, *, dry: bool = False, ones: bool = True) -> Pen:
+    gain = LARGE[next(model.parameters()).dtype] if stages.smooth else 1.0
+    return Pen(model, stages.maps, gain, dry=dry, ones=ones)
 
 
 @dataclass
@@ -121,6 +126,8 @@ class _Writer:
                 state = self._plain(piece, state) if piece.bends else self._copy(piece, state)
             elif isinstance(piece, Entry):
                 state = self._entry(piece, state)
+            elif isinstance(piece, Scale):
+                state = self._scaled(piece, state)
             elif isinstance(piece, Shift):
                 state = shifted(piece.offset, piece.width, state)
             else:
@@ -160,7 +167,7 @@ class _Writer:
         count = expand.shape[0]
         self.pen.require(count, stage.width, stage.map)
         top = np.asarray(abs(expand) @ self.sizes[0])
-        factor = power_of_two(top, stage.cap)
+        factor = self.pen.factor(top, stage.cap)
         scaled = sp.diags(factor) @ expand
         name = injection(self.stages, self.model)
         if not self.pen.dry:
@@ -181,8 +188,9 @@ class _Writer:
                 else:
                     self.pen.silence(norm)
             self.pen.parameters[name] = torch.from_numpy(constant).to(self.pen.dtype)
-        recover = (back @ sp.diags(1 / factor)).tocsr()
-        return self._after(self._following(), recover, factor * top, stage.width, self.pen.one(stage, count))
+        recover = (back @ sp.diags(1 / (stage.times * factor))).tocsr()
+        tops = stage.times * factor * top
+        return self._after(self._following(), recover, tops, stage.width, self.pen.one(stage, count))
 
     def _after(
         self, layer: Layer, recover: sp.csr_matrix, top: np.ndarray, width: int, unit: int | None = None
@@ -194,7 +202,7 @@ class _Writer:
         tops[:count] = top
         empty, none = np.arange(width) >= count, np.zeros(width)
         if unit is not None:
-            empty[unit], tops[unit] = False, 1.0
+            empty[unit], tops[unit] = False, self.pen.gain
         return Registers(read, layer.bias.astype(float), empty, tops, none, np.zeros(width, dtype=bool), unit)
 
     def _plain(self, stage: Plain, state: Registers) -> Registers:
@@ -213,10 +221,10 @@ class _Writer:
         expand, back = self._units(layer, self.pen.slope(stage.slope), rows)
         self.pen.require(expand.shape[0], stage.width, stage.map)
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1][rows])
-        factor = power_of_two(top, stage.cap)
+        factor = self.pen.factor(top, stage.cap)
         scaled = (sp.diags(factor) @ expand).tocsr()
         self.pen.write(stage, scaled @ state.read[rows], scaled @ state.offset[rows], self.pen.unit(layer, state))
-        return (back @ sp.diags(1 / factor)).tocsr(), factor * top
+        return (back @ sp.diags(1 / (stage.times * factor))).tocsr(), stage.times * factor * top
 
     def _copy(self, stage: Plain, state: Registers) -> Registers:
         """Carry what is needed through a stage that computes nothing: no activation, or grouped."""
@@ -236,12 +244,13 @@ class _Writer:
         factor = power_of_two(top, stage.cap)
         rows = embed((sp.diags(factor) @ parts).tocsr(), to, np.arange(state.channels), (stage.width, state.channels))
         self.pen.write(stage, rows, np.zeros(stage.width))
+        factor = stage.times * factor
         read = embed((mix @ sp.diags(1 / factor)).tocsr(), np.arange(mix.shape[0]), to, (mix.shape[0], stage.width))
         empty, tops = np.ones(stage.width, dtype=bool), np.zeros(stage.width)
         empty[to], tops[to] = False, factor * top
         unit = self.pen.one(stage, int(np.flatnonzero(empty)[-1])) if empty.any() else None
         if unit is not None:
-            empty[unit], tops[unit] = False, 1.0
+            empty[unit], tops[unit] = False, self.pen.gain
         none = np.zeros(stage.width)
         return Registers(read, state.offset, empty, tops, none, np.zeros(stage.width, dtype=bool), unit)
 
@@ -269,7 +278,7 @@ class _Writer:
         for name in entry.norms:
             constant = raw.copy()
             if state.unit is not None:
-                constant[state.unit] = 1.0
+                constant[state.unit] = self.pen.gain
             self.pen.set_norm(name, used, constant)
             raw = np.zeros(state.channels)
         if (state.top > entry.cap).any():
@@ -277,6 +286,13 @@ class _Writer:
         if entry.norms:
             state = replace(state, raw=np.zeros(state.channels))
         return replace(state, waits=np.zeros(state.channels, dtype=bool)) if entry.acts else state
+
+    def _scaled(self, piece: Scale, state: Registers) -> Registers:
+        """Read registers through a constant factor."""
+        if state.waits.any() or state.raw.any():
+            raise CapacityError("a gate multiplies registers that wait for an activation; put it behind that")
+        read = (state.read / piece.times).tocsr()
+        return replace(state, read=read, top=state.top * piece.times, unit=None)
 
     def _branch(self, piece: Branch, state: Registers) -> Registers:
         """Write a branch and what goes beside it."""
@@ -324,6 +340,7 @@ class _Writer:
             )
             if (top > stage.cap).any():
                 raise CapacityError(f"registers up to {top.max():.3g} meet an activation that stops at {stage.cap:g}")
+            back, top = (back / stage.times).tocsr(), top * stage.times
         return back
 
     def _joined(self, piece: Branch, skip: Plain, beside: Registers, read: sp.csr_matrix | None) -> Registers:
@@ -334,11 +351,11 @@ class _Writer:
         expand, back = self._units(layer, self.pen.slope(piece.slope), rows)
         self.pen.require(expand.shape[0], piece.width, piece.exit.map)
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1])
-        factor = power_of_two(top, piece.cap)
+        factor = self.pen.factor(top, piece.cap)
         scaled = (sp.diags(factor) @ expand).tocsr()
         self.pen.write(skip, scaled @ beside.read, scaled @ beside.offset, self.pen.unit(layer, beside))
         if read is not None:
-            self.pen.write_wide(piece.exit, scaled @ read)
+            self.pen.write_wide(piece.exit, (scaled @ read / piece.exit.times).tocsr())
         recover = (back @ sp.diags(1 / factor)).tocsr()
         unit = self.pen.one(skip, expand.shape[0])
         return self._after(self._following(), recover, factor * top, piece.width, unit)
@@ -357,7 +374,7 @@ class _Writer:
         window[piece.written : piece.written + piece.exit.width] = True
         place = self._places(piece, placed, found, window)
         bounds, fresh = np.asarray(found.parts @ sizes), placed.empty[place]
-        factor = np.where(fresh, power_of_two(bounds, piece.cap), 1.0)
+        factor = np.where(fresh, self.pen.factor(bounds, piece.cap), self.pen.gain)
         tops, empty = placed.top.copy(), placed.empty.copy()
         tops[place] += bounds * factor
         empty[place] = False
@@ -366,7 +383,7 @@ class _Writer:
         full = embed(found.parts, place - piece.written, np.arange(len(sizes)), (piece.exit.width, len(sizes)))
         gains = np.zeros(piece.exit.width)
         gains[place - piece.written] = factor
-        self.pen.write_wide(piece.exit, (sp.diags(gains) @ full @ back).tocsr())
+        self.pen.write_wide(piece.exit, (sp.diags(gains / piece.exit.times) @ full @ back).tocsr())
         wanted = (found.mix[:, fresh] @ sp.diags(1 / factor[fresh])).tocsr()
         added = embed(wanted, np.arange(wanted.shape[0]), place[fresh], placed.read.shape)
         return replace(placed, read=(placed.read + added).tocsr(), empty=empty, top=tops)
@@ -379,7 +396,7 @@ class _Writer:
         place = np.full(count, -1)
         for part in range(count):
             if piece.merge == "add" and count <= FEW:  # only sums are few
-                place[part] = same_column(columns, mix[:, [part]], placed, window, place)
+                place[part] = same_column(columns, mix[:, [part]] / self.pen.gain, placed, window, place)
             if place[part] < 0:
                 if not free:
                     raise CapacityError(
@@ -397,15 +414,16 @@ class _Writer:
         count = expand.shape[0]
         self.pen.require(count, piece.exit.width, piece.exit.map)
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1][new])
-        factor = power_of_two(top, piece.entry.cap)
-        scaled = (sp.diags(factor) @ expand).tocsr()
+        factor = self.pen.factor(top, piece.entry.cap)
+        times = piece.exit.times
+        scaled = (sp.diags(factor / times) @ expand).tocsr()
         constant = scaled @ through.offset[new]
         waiting, unit = np.zeros(piece.exit.width), self.pen.unit(layer, through)
         if piece.exit.norms or self.pen.has_bias(piece.exit.map) or unit is not None:
             self.pen.write(piece.exit, scaled @ through.read[new], constant, unit)
         else:
             self.pen.write(piece.exit, scaled @ through.read[new], np.zeros(count))
-            waiting[:count] = constant
+            waiting[:count] = times * constant
         placed = self._placed(piece, beside)
         at = piece.written + np.arange(count)
         read = (rows @ back @ sp.diags(1 / factor)).tocsr()
