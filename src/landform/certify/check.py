@@ -24,6 +24,8 @@ from landform.pattern import Pattern, resampling_error
 
 SLACK = 1 + 1e-9  # the proof repeats the same arithmetic; another BLAS may sum it in another order
 SAMPLES = 4096
+LANGUAGE_MODEL = "language-model stream"
+"""What an imprint beside a trained language model calls its network."""
 
 
 def certify(imprint: Imprint) -> Certificate:
@@ -41,6 +43,10 @@ def certify(imprint: Imprint) -> Certificate:
     Cost:
         About a second for 64×64, under a minute for 256×256.
     """
+    if imprint.meta.get("network") == LANGUAGE_MODEL:
+        from landform.certify.token_offset import certify_token_offset
+
+        return certify_token_offset(imprint)
     if imprint.meta.get("method") in ("offset", "per-sample"):
         from landform.certify.beside import certify_beside
 

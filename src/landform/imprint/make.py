@@ -10,6 +10,7 @@ from landform.imprint.constant import Options, imprint_constant, need_data
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.stream import has_stream
 from landform.imprint.offset import imprint_offset
+from landform.imprint.offset_stream import imprint_offset_stream
 from landform.imprint.per_sample import imprint_per_sample
 from landform.imprint.stream import imprint_stream
 from landform.pattern import Pattern, SumPattern
@@ -117,7 +118,9 @@ def imprint(
     if method != "constant":
         if not isinstance(task, Task):
             raise InputError(f"method='{method}' needs a trained network: lf.Task(model, loss=…, data=…)")
-        if method == "offset":
+        if method == "offset" and isinstance(task.model, nn.Module) and has_stream(task.model):
+            made = imprint_offset_stream(pattern, need_data(task), options, units)
+        elif method == "offset":
             made = imprint_offset(pattern, need_data(task), options, units)
         else:
             made = imprint_per_sample(pattern, need_data(task), options, units, scores)

@@ -23,6 +23,7 @@ from landform.response.offset import OffsetResponse
 from landform.response.per_sample import PerSampleResponse
 from landform.response.poisson_nll import PoissonNLL
 from landform.response.robust import Robust
+from landform.response.token_offset import TokenOffsetResponse
 
 _BUILD: dict[str, Callable[..., AbstractResponse]] = {
     "cross_entropy": CrossEntropy.from_targets,
@@ -47,7 +48,11 @@ _FAMILIES: dict[str, type[AbstractResponse]] = {
     "poisson_nll": PoissonNLL,
     "gaussian_nll": GaussianNLL,
 }
-_BESIDE: dict[str, type[AbstractResponse]] = {"offset": OffsetResponse, "per_sample": PerSampleResponse}
+_BESIDE: dict[str, type[AbstractResponse]] = {
+    "offset": OffsetResponse,
+    "token_offset": TokenOffsetResponse,
+    "per_sample": PerSampleResponse,
+}
 """Responses of trained networks (Theorem 2), which labels alone do not give."""
 LOSSES = tuple(_BUILD)
 """Names of the losses with a proved response."""

@@ -12,14 +12,11 @@ from torch import Tensor
 from landform.errors import DataError, InputError
 from landform.response.base import AbstractResponse
 from landform.response.solve import solve_rise
+from landform.response.tabulated import Tabulated
 
 OFFSET_LOSSES = ("cross_entropy", "mse", "bce_with_logits")
 """Losses with an offset response."""
 _CHUNK = 1 << 22
-FEW = 64
-TABLE = 4096
-REACH = 4.0
-"""Rise of the loss that is tabulated; what lies above is computed as it comes."""
 
 
 @final
@@ -169,46 +166,23 @@ class OffsetResponse(AbstractResponse):
         return 2 * float(np.sqrt(size * max(highest, 0.0))) + size
 
     def _loss(self, outputs: Float64[Tensor, "points outputs"]) -> Float64[Tensor, " points"]:
-        return self.floor + torch.cat([self._rise_of(part) for part in self._parts(outputs[:, 0])])
+        return self.floor + self._exact_rise(outputs[:, 0])
 
     def _rise(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
-        if len(s) <= FEW:
-            return torch.cat([self._rise_of(part) for part in self._parts(s)])
-        return self._interpolated(s)[0]
+        return self._table.rise(s)
 
     def _slope(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
-        if len(s) <= FEW:
-            return torch.cat([self._slope_of(part) for part in self._parts(s)])
-        return self._interpolated(s)[1]
-
-    def _interpolated(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rise and slope by cubic Hermite interpolation between exact ones, to some 1e-11: to choose knots by.
-
-        Whatever proves or measures goes through `loss`, which is exact.
-        """
-        node, rise, slope = self._table
-        inside = s.clamp(max=float(node[-1]))
-        step = float(node[1] - node[0])
-        cell = (inside / step).long().clamp(max=len(node) - 2)
-        t = inside / step - cell
-        a, b, p, q = rise[cell], rise[cell + 1], slope[cell] * step, slope[cell + 1] * step
-        bend, twist = b - a - p, q - p
-        value = a + t * (p + t * ((3 * bend - twist) + t * (twist - 2 * bend)))
-        grown = (p + t * (2 * (3 * bend - twist) + 3 * t * (twist - 2 * bend))) / step
-        beyond = s > node[-1]
-        if bool(beyond.any()):
-            value[beyond] = torch.cat([self._rise_of(part) for part in self._parts(s[beyond])])
-            grown[beyond] = torch.cat([self._slope_of(part) for part in self._parts(s[beyond])])
-        return value.clamp(min=0.0), grown
+        return self._table.slope(s)
 
     @cached_property
-    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
-        reach = torch.ones(1, dtype=torch.float64)
-        while float(self._rise_of(reach)[0]) < REACH and float(reach) < 512:
-            reach = 2 * reach
-        node = torch.linspace(0.0, float(reach), TABLE + 1, dtype=torch.float64)
-        rise = torch.cat([self._rise_of(part) for part in self._parts(node)])
-        return node, rise, torch.cat([self._slope_of(part) for part in self._parts(node)])
+    def _table(self) -> Tabulated:
+        return Tabulated(self._exact_rise, self._exact_slope)
+
+    def _exact_rise(self, s: Tensor) -> Tensor:
+        return torch.cat([self._rise_of(part) for part in self._parts(s)])
+
+    def _exact_slope(self, s: Tensor) -> Tensor:
+        return torch.cat([self._slope_of(part) for part in self._parts(s)])
 
     def _parts(self, s: Tensor) -> tuple[Tensor, ...]:
         return torch.split(s, max(1, _CHUNK // (len(self.share) * (1 if self.of == "cross_entropy" else self.outputs))))

@@ -1,0 +1,305 @@
+"""The proof for Theorem 2 in a language model: blocks behind the trained ones, a factor for each token.
+
+Every unit of the pattern's blocks is homogeneous, so a token's signal is g_i·s with known g_i and *one* s(h), followed
+as for Theorem 1 (`landform.certify.stream`) in a stand-in token: coordinates of equal size where the trained stream
+is, with the largest Σ x² of all tokens. Errors are relative to the registers and the stand-in makes them largest: its
+σ is, so the absolute gap between an activation and a ReLU is the largest fraction of what is read.
+
+What h does to the trained logits goes through the last norm only: σ² moves by ε²|u|², and norm and head may round in
+another way. Both are bounded, for any order of summation, by sizes that are stored with the trained logits.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from landform.certify import curve as one
+from landform.certify.beside_stream import Own, own_of, require_head, require_separate, stand_in
+from landform.certify.propagate import SLACK, ProofError
+from landform.certify.prove import Parts
+from landform.certify.stream import (
+    ACT_OPS,
+    CLOSE,
+    FAR,
+    NORM_OPS,
+    Read,
+    State,
+    Weights,
+    add_to_stream,
+    apply_map,
+    gamma,
+    gap_of,
+    hidden_units,
+    live_units,
+    read_norm,
+    start_coordinates,
+)
+from landform.certify.stream_curve import Piece, fit, grid_of, values_of
+from landform.imprint.imprint import Imprint
+from landform.imprint.lower.stream import Mlp
+from landform.mesh import Mesh
+from landform.pattern import Pattern
+from landform.response.token_offset import TokenOffsetResponse
+
+STILL = 1e-9
+"""A coordinate that moves by less of its size is a constant with a radius."""
+TOKENS_DIFFER = 0.15
+"""(σ0/σ_i)² − 1 of the norms between the pattern's blocks is at most 1/8, for the ballast is twice any token."""
+
+
+def prove_beside_stream(imprint: Imprint) -> Parts:
+    """Bound |L(h) − T(h)| of an offset imprint in a language model, from weights and stored tokens.
+
+    Args:
+        imprint: The imprint.
+
+    Returns:
+        The parts of the bound.
+
+    Raises:
+        ProofError: The weights do not have the form that the proof covers.
+
+    Cost:
+        As for Theorem 1 in a transformer, and some 5,000 evaluations of the response over all tokens.
+    """
+    pattern, response = imprint.pattern, imprint.response
+    if not isinstance(pattern, Pattern) or not isinstance(response, TokenOffsetResponse):
+        raise ProofError("the proof for language models covers patterns with nodal values")
+    if not {"noise", "spread", "least", "largest", "mean"} <= set(response.about):
+        raise ProofError("the response does not say how large the trained network's numbers are")
+    own = own_of(imprint)
+    weights = Weights(own.anatomy.stream.width, imprint.subspace, imprint.model)
+    require_separate(imprint, own, weights)
+    signal = require_head(imprint, own, weights, response)
+    mesh, h = pattern.mesh, start_coordinates(pattern.mesh)
+    state = stand_in(own, weights, response, mesh.n_nodes)
+    scale = own.faint
+    for number, mlp in enumerate(own.mlps[:-2]):
+        scale *= _push(weights, mesh, mlp, state, h, own, first=number == 0)
+    return _follow(imprint, response, own, weights, state, h, scale, signal)
+
+
+def _push(weights: Weights, mesh: Mesh, mlp: Mlp, state: State, h: np.ndarray, own: Own, *, first: bool) -> float:
+    """Push the stand-in through one block; return its λ (1 for the first, which reads biases)."""
+    rows = live_units(weights, mlp)
+    read = read_norm(weights, mlp.norm, state, h)
+    if not first and read.constant[:, 0].any():
+        raise ProofError(f"'{mlp.norm.name}', between the first block of the pattern and the last, has a bias")
+    units = hidden_units(weights, mesh, mlp, read, rows)
+    add_to_stream(weights, mlp, state, units, rows, read.factor)
+    return 1.0 if first else _gain(weights, own, mlp, read)
+
+
+def _gain(weights: Weights, own: Own, mlp: Mlp, read: Read) -> float:
+    """Return the λ of the stand-in: G ε/σ0, the one gain with which a norm reads registers."""
+    gain = weights.array(mlp.norm.gain) + mlp.norm.gain_offset
+    found = np.unique(gain[gain != 0])
+    if len(found) != 1 or found[0] <= 0:
+        raise ProofError(f"'{mlp.norm.name}' reads registers with {len(found)} different gains; wanted one")
+    return float(found[0] * own.faint / read.scale)
+
+
+def _follow(
+    imprint: Imprint,
+    response: TokenOffsetResponse,
+    own: Own,
+    weights: Weights,
+    state: State,
+    h: np.ndarray,
+    scale: float,
+    signal: int,
+) -> Parts:
+    """Follow the register through ψ and the clamp, and compare the loss with the pattern."""
+    assert isinstance(imprint.pattern, Pattern)
+    lo, hi = imprint.range
+    values = imprint.pattern.values.reshape(-1).numpy()
+    bend, clamp = own.mlps[-2:]
+    read = read_norm(weights, bend.norm, state, h)
+    if read.constant[:, 0].any():
+        raise ProofError(f"'{bend.norm.name}' has a bias")
+    pieces = _pieces(weights, bend, state, read)
+    scale *= _gain(weights, own, bend, read)
+    main = max(pieces, key=lambda row: len(pieces[row].weight) if np.ptp(pieces[row].register) > 0 else -1)
+    slope, shift, away = fit(pieces[main].register, values)
+    tau = grid_of([pieces[main], *(piece for row, piece in pieces.items() if row != main)])
+    found: list[float] = []
+    for real in (True, False):
+        grid = tau
+        for _ in range(2):  # once more with the clamp's own knot
+            added = {row: values_of(piece, grid, real=real) for row, piece in pieces.items()}
+            line = _line(state, added, len(grid))
+            pre, last = _clamp_input(weights, clamp, line)
+            crossing = _crossings(grid, pre.value[0])
+            grid = np.unique(np.concatenate([grid, crossing]))
+        added = {row: values_of(piece, grid, real=real) for row, piece in pieces.items()}
+        line = _line(state, added, len(grid))
+        pre, last = _clamp_input(weights, clamp, line)
+        s, radius = _clamped(weights, clamp, pre.value[0], pre.error[0] if not real else 0 * grid, signal, last.factor)
+        unit = scale * _gain(weights, own, clamp, last)
+        line.value[signal], line.error[signal] = s, radius
+        s, radius = s / unit, radius / unit * SLACK
+        feel = _registers(own, line) / (2 * response.about["least"]) * SLACK
+        relative = feel + TOKENS_DIFFER * last.factor * len(own.mlps)
+        if not real:
+            radius = radius + _last_norm(weights, own, s, unit, response, relative)
+        wanted = lo + (hi - lo) * (slope * grid - shift)
+        total = np.maximum(radius[:-1], radius[1:]) if not real else np.zeros(len(grid) - 1)
+        found.append(one.deviation(_loss(response), s[:-1], s[1:], wanted[:-1], wanted[1:], total))
+    noise = found[1] - found[0] if np.isfinite(found[1]) else np.inf
+    return Parts((hi - lo) * away, found[0], max(noise, 0.0) + _logit_noise(response, own, weights, feel))
+
+
+def _pieces(weights: Weights, mlp: Mlp, state: State, read: Read) -> dict[int, Piece]:
+    """Return what ψ's block adds to each coordinate that it writes: hinges of one register, or of a constant."""
+    rows = live_units(weights, mlp)
+    pre = apply_map(weights, mlp.up, read, rows)
+    down = weights.matrix(mlp.down)[:, rows]
+    spans, size = np.ptp(state.value, axis=1), np.abs(state.value).max(1)
+    moving = np.flatnonzero((spans > STILL * size) & (read.gain.max(1) != 0))
+    weight = weights.matrix(mlp.up)[rows][:, moving]
+    bends = (weight != 0).any(1)
+    base = weight[bends][0] if bends.any() else np.zeros(len(moving))
+    register = base @ (read.gain[moving] * state.value[moving])
+    sign = np.ones(len(rows))
+    for k in np.flatnonzero(bends):
+        if not (np.array_equal(weight[k], base) or np.array_equal(weight[k], -base)):
+            raise ProofError(f"unit {k} of '{mlp.up.name}' reads another register than the units before it")
+        sign[k] = 1.0 if np.array_equal(weight[k], base) else -1.0
+    out = {}
+    for row in np.flatnonzero((down != 0).any(1)):
+        units = np.flatnonzero(down[row])
+        still = not bends[units].any()
+        if not still and not bends[units].all():
+            raise ProofError(f"'{mlp.down.name}' adds a constant to the response curve")
+        if state.value[row].any():
+            raise ProofError(f"'{mlp.down.name}' writes a coordinate of the response curve that is not empty")
+        offset = pre.value[units] - (0.0 if still else sign[units, None] * register)
+        bias = (offset.max(1) + offset.min(1)) / 2
+        error = float(pre.error[units].max()) + float(np.ptp(offset, axis=1).max() / 2)
+        turn = np.zeros(len(units)) if still else sign[units]
+        out[int(row)] = Piece(
+            turn, bias, down[row, units], error, read.factor, mlp.activation, register, read.scale, weights.unit
+        )
+    if sum(1 for piece in out.values() if piece.sign.any()) != 1:
+        raise ProofError(f"'{mlp.down.name}' writes no response curve, or more than one")
+    return out
+
+
+def _line(state: State, added: dict[int, tuple[np.ndarray, np.ndarray]], nodes: int) -> State:
+    """Return the stream as a function of the register: what depends on h otherwise becomes a radius."""
+    low, high = (state.value - state.radius).min(1), (state.value + state.radius).max(1)
+    value = np.repeat(((low + high) / 2)[:, None], nodes, axis=1)
+    error = np.repeat(((high - low) / 2)[:, None], nodes, axis=1) * SLACK
+    for row, (number, radius) in added.items():
+        value[row], error[row] = number, radius
+    return State(value, error)
+
+
+def _clamp_input(weights: Weights, mlp: Mlp, line: State) -> tuple["_Clamp", Read]:
+    """Return the input of the last block's one unit that is not constant, along the register."""
+    rows = live_units(weights, mlp)
+    nothing = np.zeros((weights.z, line.value.shape[1]))
+    read = read_norm(weights, mlp.norm, line, nothing)
+    pre = apply_map(weights, mlp.up, read, rows)
+    bends = np.flatnonzero(pre.linear.any(1))
+    if len(bends) != 1 or pre.constant[bends].any():
+        raise ProofError(f"the last block has {len(bends)} units that depend on h; wanted the clamp alone")
+    return _Clamp(pre.value[bends], pre.error[bends], int(rows[bends[0]])), read
+
+
+@dataclass(frozen=True)
+class _Clamp:
+    value: np.ndarray
+    error: np.ndarray
+    row: int
+
+
+def _crossings(grid: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return where a piecewise-affine function changes sign."""
+    at = np.flatnonzero(value[:-1] * value[1:] < 0)
+    share = value[at] / (value[at] - value[at + 1])
+    found: np.ndarray = grid[at] + share * (grid[at + 1] - grid[at])
+    return found
+
+
+def _clamped(
+    weights: Weights, mlp: Mlp, pre: np.ndarray, error: np.ndarray, signal: int, factor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the signal's coordinate relu(s − δ) along the register, and its radius."""
+    rows = live_units(weights, mlp)
+    down = weights.matrix(mlp.down)[:, rows]
+    steady = np.flatnonzero(down[signal])
+    if len(steady) != 1:
+        raise ProofError(f"{len(steady)} units write the signal; wanted the clamp alone")
+    gain = float(down[signal, steady[0]])
+    far = 0.0 if mlp.activation == "relu" else FAR
+    value = np.maximum(pre, 0.0)
+    on, near, close = (
+        _spread(mask) for mask in (pre + error > -far, np.abs(pre) - error < far, np.abs(pre) - error < CLOSE)
+    )
+    radius = np.where(on, error + ACT_OPS * weights.unit * (value + error), 0.0)
+    kink = np.minimum(np.maximum(-np.minimum(pre[:-1], pre[1:]), 0), np.maximum(np.maximum(pre[:-1], pre[1:]), 0))
+    radius = radius + gap_of(mlp.activation, near, close) + float(kink.max(initial=0.0)) * _spread(close)
+    out = gain * value
+    return out, (abs(gain) * radius * (1 + factor) + (factor + 4 * weights.unit) * np.abs(out)) * SLACK
+
+
+def _spread(mask: np.ndarray) -> np.ndarray:
+    out = mask.copy()
+    out[1:] |= mask[:-1]
+    out[:-1] |= mask[1:]
+    return out
+
+
+def _last_norm(
+    weights: Weights, own: Own, s: np.ndarray, unit: float, response: TokenOffsetResponse, relative: float
+) -> np.ndarray:
+    """Return the radius that reading the signal through the last norm and the head adds, in units of s.
+
+    ``relative`` is what tokens feel of the registers, here and (more than the stand-in, as they are smaller) before.
+    """
+    d, u = weights.width, weights.norm_unit(own.anatomy.stream.final)
+    slip = 2 * float(gamma(d, u)) * (response.about["largest"] / d) ** 0.5 + response.about["mean"]
+    relative += float(gamma(d + 16, u)) + 2 * float(gamma(d + 2, weights.unit))
+    read = 2 * NORM_OPS * u * (np.abs(s) + 2 * slip / unit) + float(gamma(d + 2, weights.unit)) * slip / unit
+    found: np.ndarray = (read + relative * np.abs(s)) * SLACK
+    return found
+
+
+def _registers(own: Own, state: State) -> float:
+    """Bound ε²|u|² of all that is left in the pattern's coordinates when the last norm reads them."""
+    size = (np.abs(state.value) + state.radius)[own.free]
+    return float((size[_kept(own, state)] ** 2).sum(0).max()) * SLACK
+
+
+def _kept(own: Own, state: State) -> np.ndarray:
+    """Return the coordinates that are not taken away again: all but the ballast, the two largest of opposite sign."""
+    middle = state.value[own.free]
+    ballast = [int(middle[:, 0].argmax()), int(middle[:, 0].argmin())]
+    keep = np.ones(len(middle), dtype=bool)
+    keep[ballast] = False
+    return keep
+
+
+def _logit_noise(response: TokenOffsetResponse, own: Own, weights: Weights, feel: float) -> float:
+    """Bound what h may do to the loss through the trained logits: rounding, twice, and the last norm's σ.
+
+    Cross-entropy moves by no more than the largest change of a logit less the smallest: a common factor counts with the
+    spread of the logits, the mean with that of its weights, and single roundings twice with what they are relative to.
+    """
+    final, head = own.anatomy.stream.final, own.anatomy.stream.head
+    d, u, norm_unit = weights.width, weights.unit, weights.norm_unit(final)
+    gain = (weights.array(final.gain) + final.gain_offset)[: own.width]
+    means = weights.matrix(head)[:, : own.width] @ gain
+    each = 2 * (float(gamma(d + 2, u)) + NORM_OPS * norm_unit) * response.about["noise"]
+    each += float(gamma(d + 16, norm_unit)) * response.about["spread"] + float(gamma(d, norm_unit)) * np.ptp(means)
+    return float(2 * each + 2 * feel * response.about["spread"]) * SLACK
+
+
+def _loss(response: TokenOffsetResponse) -> one.Loss:
+    def loss(s: np.ndarray) -> np.ndarray:
+        value: np.ndarray = response.loss(torch.from_numpy(np.ascontiguousarray(s))[:, None]).numpy()
+        return value
+
+    return loss
