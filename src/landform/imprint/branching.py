@@ -20,8 +20,8 @@ from landform.errors import CapacityError
 from landform.imprint.beside import Trunk, columns_of, resized
 from landform.imprint.constant import AMPLE, DEFAULT_EPSILON, Options, _compile, fit_curve
 from landform.imprint.lower.graph import Graph, Op
+from landform.imprint.lower.grouping import stages
 from landform.imprint.lower.network import Network
-from landform.imprint.lower.stages import stages
 from landform.imprint.settle import clamped, opened
 from landform.imprint.spaces import Member
 from landform.pattern import Pattern, SumPattern
