@@ -128,17 +128,17 @@ class Branching(Skip):
 
 MODULES = [
     (lambda: mlp(act=nn.Tanh), r"module '1' is a Tanh, which is not covered; .*Linear, Conv1d"),
-    (lambda: mlp(act=nn.PReLU), r"module '1' is a PReLU"),
+    (lambda: mlp(act=nn.Softsign), r"module '1' is a Softsign, .*saturates on both sides"),
     (lambda: mlp(act=lambda: nn.LeakyReLU(-0.1)), r"'1' has negative slope -0\.1"),
     (lambda: mlp(act=lambda: nn.LeakyReLU(1.0)), r"'1' has negative slope 1\.0"),
     (
-        lambda: nn.Sequential(nn.ConvTranspose1d(1, 3, 1), nn.ReLU(), nn.Linear(4, 3)),
-        r"module '0' is a ConvTranspose1d",
+        lambda: nn.Sequential(nn.LocalResponseNorm(2), nn.ReLU(), nn.Linear(4, 3)),
+        r"module '0' is a LocalResponseNorm",
     ),
     (lambda: nn.Sequential(*mlp(), nn.Softmax(dim=1)), r"module '9' is a Softmax"),
     (lambda: nn.Sequential(nn.BatchNorm1d(4), *mlp()).eval(), r"normalises the input before the first Linear"),
     (lambda: nn.Sequential(nn.Linear(4, 3)), r"no hidden layer"),
-    (Doubled, r"operation 'mul' is not covered"),
+    (Doubled, r"'mul' is a product; landform covers channels times a gate"),
     (Branching, r"cannot be traced"),
 ]
 
