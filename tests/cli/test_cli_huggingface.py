@@ -1,6 +1,7 @@
 """Transformers from the command line: a local folder of Hugging Face's, with token data."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -57,6 +58,16 @@ def test_what_a_transformer_holds(folder, capsys, monkeypatch):
     assert found["fits"] is True
     assert found["more"]["wider"] > held["strips"]
     assert found["stages"][0]["module"] == "transformer.h.0.mlp.c_fc"
+    assert found["widen"] is None
+
+
+def test_what_would_make_room_in_a_transformer(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    code, said = run(
+        capsys, "plan", "--model", "hf:gpt2", "--data", "tokens.npz", "--resolution", 120, "--epsilon", 0.01
+    )
+    assert code == 0, said.err
+    assert re.search(r"do not fit\n  lf\.widen\(model, \d+, repeat=2\) would make room for them", said.out)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from landform.cli.options import (
     Widths,
 )
 from landform.cli.terminal import Voice, say, say_json, table
+from landform.cli.wider import call_of, wider_of
 
 if TYPE_CHECKING:
     from landform.program.capacity import Capacity
@@ -30,7 +31,8 @@ Example:
   landform plan --resolution 128 --epsilon 1e-5     which widths would do?
 
 --json prints capacity (null without a network), stages (units, and registers carried beside them), more (the finest \
-resolution of a network twice as wide, or deeper by a stage), fits, needed (widths and parameters, a form each) and \
+resolution of a network twice as wide, or deeper by a stage), fits, widen (arguments of lf.widen that would make it \
+fit), needed (widths and parameters, a form each) and \
 knots (the units that each epsilon takes in the last hidden layer).
 
 Exit codes: 0 done, 2 an error, 130 interrupted."""
@@ -103,11 +105,15 @@ def plan(
         take = needs(
             wanted, knots[epsilon] or MOST_KNOTS, channels, response.n_outputs, shape, axis_aligned=axis_aligned
         )
+    fitting = None if held is None or not wanted else holds(network, held, wanted, knots[epsilon])
     if held is None and not wanted:
         voice.note("for more than the response curve, give --widths, --model or --resolution")
     result: dict[str, Any] = {
         "capacity": None if held is None else held.to_json(),
-        "fits": None if held is None or not wanted else holds(network, held, wanted, knots[epsilon]),
+        "fits": fitting,
+        "widen": None
+        if fitting is not False
+        else wider_of(network, samples, wanted, knots[epsilon], channels=channels, axis_aligned=axis_aligned),
         "stages": perceptrons_of(held, network, samples) if transformer else stages_of(network),
         "more": more,
         "epsilon": None if held is None else attained(response, held.best.knots),
@@ -297,6 +303,8 @@ def words(result: dict[str, Any], held: "Capacity | None") -> str:
         if result["fits"] is not None:
             size = " × ".join(map(str, result["resolution"]))
             parts.append(f"  {size} cells {'fit' if result['fits'] else 'do not fit'}")
+            if result["widen"] is not None:
+                parts.append(f"  {call_of(result['widen'])} would make room for them")
     if result["needed"]:
         parts.append(f"{' × '.join(map(str, result['resolution']))} cells take at least")
         rows: list[tuple[str, object]] = [

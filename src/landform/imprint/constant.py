@@ -18,6 +18,7 @@ from landform.imprint.build import build_network
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import remove_hooks
 from landform.imprint.lower.network import Network, read
+from landform.imprint.widening.enough import least_extra
 from landform.pattern import Pattern, SumPattern
 from landform.program.capacity import capacity, needed
 from landform.program.compile import Form, Schedule, compile_pattern
@@ -183,7 +184,12 @@ def _compile(
         return compiled(signals, None)
 
     def compiled(
-        what: Pattern | SumPattern, bend: Callable[[int], Sequence[Spline]] | None, form: Form | None = None
+        what: Pattern | SumPattern,
+        bend: Callable[[int], Sequence[Spline]] | None,
+        form: Form | None = None,
+        *,
+        widths: Sequence[Room] | None = widths,
+        check: Callable[[Program], None] | None = check,
     ) -> Program:
         return compile_pattern(
             what,
@@ -199,16 +205,34 @@ def _compile(
             check=check,
         )
 
+    def fits(rooms: Sequence[Room], test: Callable[[Program], None] | None) -> bool:
+        """Say whether the pattern and a response curve as exact as asked for fit into other rooms."""
+        wanted = options.epsilon or DEFAULT_EPSILON
+        compiled(
+            pattern,
+            lambda room: [fit_curve(r, bounds, wanted, room) for r in responses[:channels]],
+            widths=rooms,
+            check=test,
+        )
+        return True
+
+    def explained(error: CapacityError) -> CapacityError:
+        told = _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds, check)
+        more = None if chain is None or model is None else least_extra(chain, model, fits)
+        if more is None:
+            return told
+        return CapacityError(f"{told}\nlf.widen(model, {more}) would make this network hold it")
+
     if not options.direct:
         try:
             return compiled(pattern, curves), splines, False
         except CapacityError as error:
             if options.direct is False or options.epsilon is not None or isinstance(pattern, SumPattern):
-                raise _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds, check) from None
+                raise explained(error) from None
             try:
                 program = compiled_direct(pattern)
             except CapacityError:
-                raise _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds, check) from None
+                raise explained(error) from None
             note = "no layer is left for the response curve: direct form, exact at nodes"
             return replace(program, notes=(*program.notes, note)), [], True
     if isinstance(pattern, SumPattern):

@@ -5,6 +5,7 @@ of network here: registers are coordinates of the stream (`landform.program.stre
 `landform.imprint.lower.smooth`.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from landform.calling import as_found
 from landform.errors import ArchitectureError, CapacityError, InputError
-from landform.imprint.constant import DEFAULT_EPSILON, Options, bounds_of, fit_curve, rewritten
+from landform.imprint.constant import AMPLE, DEFAULT_EPSILON, Options, bounds_of, fit_curve, rewritten
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.post_norm import PostStream, find_any_stream, room_after, write_post_stream
 from landform.imprint.lower.smooth import (
@@ -23,6 +24,8 @@ from landform.imprint.lower.smooth import (
     write_stream,
 )
 from landform.imprint.lower.stream import Stream, outputs_of
+from landform.imprint.widening.configured import is_configured
+from landform.imprint.widening.enough import least_hidden
 from landform.pattern import Pattern, SumPattern
 from landform.program.compile import Form, compile_pattern
 from landform.program.program import Program
@@ -64,7 +67,9 @@ def imprint_stream(pattern: Pattern | SumPattern, task: Task, options: Options, 
     )
     bounds = bounds_of([response], options.range, other)
     dtype = next(model.parameters()).dtype
-    program, spline, layers = _compile(pattern, response, bounds, stream, dtype, options)
+    program, spline, layers = _compile(
+        pattern, response, bounds, stream, dtype, options, configured=is_configured(model)
+    )
     best, ray = response.best.numpy(), response.ray.numpy()
     if isinstance(stream, PostStream):
         parameters, directions, injected = write_post_stream(stream, layers, model, best, ray)
@@ -142,6 +147,8 @@ def _compile(
     stream: Stream | PostStream,
     dtype: torch.dtype,
     options: Options,
+    *,
+    configured: bool = False,
 ) -> tuple[Program, Spline, StreamProgram]:
     """Compile the first form that fits: hats, which round least, before strips, which need least."""
     room, hidden, per_linear = (
@@ -152,6 +159,7 @@ def _compile(
         forms = ["hinges", "hats"] if options.form == "auto" else [options.form]
     elif options.form == "auto":
         forms = ["hats", "strips"] if pattern.z == 2 else ["hats"]
+
     reasons = []
     for form in forms:
         splines: list[Spline] = []
@@ -167,10 +175,55 @@ def _compile(
             reasons.append(f"{form}: {error}")
             continue
         return program, splines[0], layers
+    told = _wider(pattern, response, bounds, stream, forms, options, repeats=(1, 2, 3, 4) if configured else (1,))
     raise CapacityError(
         f"the network (a stream of {stream.width} coordinates, {len(hidden)} perceptrons of {hidden[-1]} units) does"
-        " not hold this pattern: " + "; ".join(reasons)
+        f" not hold this pattern: {'; '.join(reasons)}{told}"
     )
+
+
+def _wider(
+    pattern: Pattern | SumPattern,
+    response: AbstractResponse,
+    bounds: tuple[float, float],
+    stream: Stream | PostStream,
+    forms: Sequence[Form],
+    options: Options,
+    *,
+    repeats: Sequence[int],
+) -> str:
+    """Say which call of `landform.widen` would make room, if one would."""
+    try:
+        curve = fit_curve(response, bounds, options.epsilon or DEFAULT_EPSILON, AMPLE)
+    except CapacityError:
+        return ""
+    programs = []
+    for form in forms:
+        with contextlib.suppress(CapacityError):
+            programs.append(
+                compile_pattern(
+                    pattern,
+                    lambda _: [curve],
+                    form=form,
+                    dtype=torch.float64,
+                    tolerance=options.tolerance,
+                    clear=True,
+                )
+            )
+    for repeat in repeats:
+        found = []
+        for program in programs:
+
+            def fits(room: int, hidden: list[int], per_linear: int, program: Program = program) -> bool:
+                to_stream(program, room=room, hidden=hidden, per_linear=per_linear)
+                return True
+
+            count = least_hidden(stream, pattern.z, fits, repeat)
+            found += [] if count is None else [count]
+        if found:
+            also = f", repeat={repeat}" if repeat > 1 else ""
+            return f"; lf.widen(model, {min(found)}, inputs=…{also}) would make it hold it"
+    return ""
 
 
 def _reach(spline: Spline) -> float:

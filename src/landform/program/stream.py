@@ -123,11 +123,13 @@ def to_stream(program: Program, *, room: int, hidden: Sequence[int], per_linear:
                     f"{total - done} units of the pattern are left after the last of {len(hidden)} blocks; lower the"
                     " resolution, choose another form, or use a deeper or wider network"
                 )
-            count = min(total - done, hidden[len(blocks)] // size)
+            # the coordinates themselves, signed, are the last units of the first layer
+            signed = program.z * (per_linear - 1) if number == 0 else 0
+            count = min(total - done, (hidden[len(blocks)] - signed) // size)
             if count < 1 or (number == 0 and count < total):
                 raise CapacityError(
-                    f"a block has {hidden[len(blocks)]} hidden units and {total * size} must be in one; lower the"
-                    " resolution"
+                    f"a block has {hidden[len(blocks)]} hidden units and {total * size + signed} must be in one; lower"
+                    " the resolution"
                 )
             part = slice(done, done + count)
             write = registers[:, layer.start + done : layer.start + done + count]

@@ -9,6 +9,7 @@ from landform.errors import CapacityError, InputError
 from landform.pattern import Pattern
 from landform.program.capacity import Capacity, Holding
 from landform.program.compile import Form, compile_pattern
+from landform.program.program import Program
 from landform.program.stream import StreamProgram, to_stream
 
 FINEST = {1: 4096, 2: 256, 3: 16, 4: 8}
@@ -50,7 +51,7 @@ def stream_capacity(*, room: int, hidden: Sequence[int], per_linear: int = 2, z:
     """
     if z not in FINEST:
         raise InputError(f"z is {z}; wanted 1 to 4")
-    forms: tuple[Form, ...] = {1: ("hinges", "hats"), 2: ("hats", "strips")}.get(z, ("hats",))  # type: ignore[assignment]
+    forms = stream_forms(z)
     holdings = []
     for form in forms:
 
@@ -63,20 +64,38 @@ def stream_capacity(*, room: int, hidden: Sequence[int], per_linear: int = 2, z:
     return Capacity(tuple(hidden), z, 1, 1, axis_aligned=True, holdings=tuple(holdings))
 
 
+def stream_forms(z: int) -> tuple[Form, ...]:
+    """Return the forms that a pattern of z coordinates may have on a stream."""
+    return {1: ("hinges", "hats"), 2: ("hats", "strips")}.get(z, ("hats",))  # type: ignore[return-value]
+
+
 def _packed(
     n: int, z: int, form: Form, room: int, hidden: Sequence[int], per_linear: int, knots: int
 ) -> StreamProgram | None:
     """Return a pattern of n cells an axis on the stream, or None where it does not fit."""
+    program = generic_program(n, z, form, knots)
+    try:
+        return None if program is None else to_stream(program, room=room, hidden=hidden, per_linear=per_linear)
+    except CapacityError:
+        return None
+
+
+def generic_program(n: int, z: int, form: Form, knots: int) -> Program | None:
+    """Compile a pattern without structure, and a response curve, before it meets a stream; None where there is none.
+
+    Args:
+        n: Cells an axis.
+        z: Coordinates.
+        form: Of the pattern.
+        knots: Of the response curve.
+    """
     shape = (n + 1,) * z
     nodes = np.arange(np.prod(shape)).reshape(shape)
     values = torch.from_numpy(0.25 + 0.5 * np.modf(nodes * 0.618)[0])  # nothing repeats, nothing is zero
     pattern = Pattern(values, name="packing")
     curve = _Ramp(knots)
     try:
-        program = compile_pattern(
-            pattern, lambda _: [curve], form=form, schedule="carry", clear=True, dtype=torch.float64
-        )
-        return to_stream(program, room=room, hidden=hidden, per_linear=per_linear)
+        return compile_pattern(pattern, lambda _: [curve], form=form, schedule="carry", clear=True, dtype=torch.float64)
     except (CapacityError, InputError):
         return None
 

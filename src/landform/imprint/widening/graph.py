@@ -23,7 +23,7 @@ def enlarged(
         graph = read_graph(wide, sample)
     check(wide, graph)
     found = Channels(graph, wide)
-    more = _wishes(found, extra)
+    more = wishes(found, extra)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     heads = {head.op for head in graph.heads}
     places: dict[str, Places] = {}
@@ -60,7 +60,7 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _wishes(found: Channels, extra: int | Mapping[str, int]) -> dict[int, int]:
+def wishes(found: Channels, extra: int | Mapping[str, int]) -> dict[int, int]:
     """Return by how many channels each space grows."""
     graph = found.graph
     heads = {head.op for head in graph.heads}
