@@ -7,10 +7,10 @@ from torch import nn
 
 from landform.errors import ArchitectureError, CapacityError
 from landform.imprint.lower import linear
+from landform.imprint.lower.grouping import stages
 from landform.imprint.lower.network import Network
 from landform.imprint.lower.post_norm import PostStream, room_after
 from landform.imprint.lower.smooth import room_of
-from landform.imprint.lower.stages import stages
 from landform.imprint.lower.stream import Stream
 from landform.imprint.lower.write import checker
 from landform.imprint.widening.channels import Channels
