@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 import landform as lf
 from landform.errors import ArchitectureError, FloorError, InputError
+from landform.imprint.accounting import offset_transfer
 from landform.testing.transformers import bert, gpt2, llama
 
 pytest.importorskip("transformers")
@@ -244,3 +245,30 @@ def test_a_loss_without_tokens_is_refused(trained):
     given = lf.Task(trained, lambda out, y: out.sum() * 0.0 + y.sum(), (tokens, tokens))
     with pytest.raises(InputError, match="token_cross_entropy and causal_lm"):
         lf.imprint(BOWL, given, method="offset")
+
+
+def test_every_token_is_accounted_for(trained, made):
+    found = lf.account(made)
+    assert found.of == "tokens"
+    assert "330 tokens" in str(found)
+    assert (found.difference <= found.mean + 1e-12).all()
+    assert found.difference.max() <= made.certificate.bound
+    # a reference: one token's loss at one point, from the logits
+    h = found.h[40]
+    inputs = made.task.data.inputs
+    each = torch.nn.functional.cross_entropy(
+        logits(made.model, inputs, made.subspace.at(h))[:, :-1].flatten(0, 1), inputs[:, 1:].flatten(), reduction="none"
+    )
+    assert (each - found.target[40]).abs().mean() == pytest.approx(float(found.mean[40]), abs=1e-9)
+
+
+def test_heights_on_other_text_are_predicted(made):
+    other = pieces(30, start=5000)
+    transfer = offset_transfer(made, (other, other))
+    h = some_points(made)
+    elsewhere = made.task.replace(data=(other, other))
+    measured = torch.stack([elsewhere.evaluate(made.subspace.at(point)).double().reshape(()) for point in h])
+    assert (transfer.remap(made.target(h)) - measured).abs().max() < 5e-3
+    assert transfer.monotone == (transfer.start >= 0)
+    assert float(transfer.other.floor) == pytest.approx(float(task(made.model).replace(data=(other, other)).evaluate(
+        made.subspace.at(CENTRE))), abs=1e-7)  # fmt: skip

@@ -1,8 +1,8 @@
 """Accounting: by how much each sample's loss misses the pattern, the question a careful reader of Theorem 2 asks.
 
-With ε_i(h) = |ℓ_i(h) − T(h)| for sample i, |L(h) − T(h)| ≤ 1/N Σ_i ε_i(h). In an offset imprint only the mean follows
-the pattern, and the ε_i are as large as the losses differ; in a per-sample imprint they are tiny for all
-samples served.
+With ε_i(h) = |ℓ_i(h) − T(h)| for sample i (of a language model: token i), |L(h) − T(h)| ≤ 1/N Σ_i ε_i(h). In an
+offset imprint only the mean follows the pattern, and the ε_i are as large as the losses differ; in a per-sample
+imprint they are tiny for all samples served.
 """
 
 import math
@@ -21,9 +21,11 @@ from landform.imprint.beside import head_columns, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.network import read
 from landform.imprint.scores import stored, without_tail
+from landform.imprint.token_accounting import token_response, token_terms
 from landform.pattern import Pattern
 from landform.response.offset import OffsetResponse
 from landform.response.per_sample import PerSampleResponse
+from landform.response.token_offset import TokenOffsetResponse
 
 POINTS = 64
 SERVED = 1e-3
@@ -42,6 +44,7 @@ class Accounting:
         difference: |L(h) − T(h)|, one a point; never above ``mean`` but for rounding.
         tolerance: A sample is served if its ``worst`` is at most this.
         unit: Unit of all of them.
+        of: What the samples are: ``"samples"``, or the ``"tokens"`` of a language model.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Accounting:
     difference: Float64[Tensor, " points"]
     tolerance: float
     unit: str
+    of: str = "samples"
 
     @property
     def served(self) -> float:
@@ -88,7 +92,7 @@ class Accounting:
         r = self.row
         lines = [
             (
-                f"{r['data']}: {r['samples']} samples at {len(self.h)} points, {100 * r['served']:.2f} % served"
+                f"{r['data']}: {r['samples']} {self.of} at {len(self.h)} points, {100 * r['served']:.2f} % served"
                 f" (error at most {self.tolerance:g} {self.unit})"
             ),
             (
@@ -152,10 +156,11 @@ def account(
     dtype = next(iter(imprint.subspace.origin.values())).dtype
     h = points.to(dtype).double()
     target = imprint.target(h).reshape(len(h), -1)[:, 0]
-    worst = torch.zeros(task.data.n, dtype=torch.float64)
+    tokens = isinstance(imprint.response, TokenOffsetResponse)
+    worst = torch.zeros((), dtype=torch.float64)
     mean, difference = torch.zeros(len(h), dtype=torch.float64), torch.zeros(len(h), dtype=torch.float64)
     for number, point in enumerate(h):
-        losses, counts = _terms(imprint, task, point)
+        losses, counts = token_terms(imprint, task, point) if tokens else _terms(imprint, task, point)
         share = counts / counts.sum()
         each = torch.where(counts > 0, losses / counts.clamp(min=1e-300), target[number])
         error = (each - target[number]).abs()
@@ -164,7 +169,15 @@ def account(
         difference[number] = (losses.sum() / counts.sum() - target[number]).abs()
     allowed = SERVED * (imprint.range[1] - imprint.range[0]) if tolerance is None else tolerance
     return Accounting(
-        f"{task.data.name} ({task.data.split})", h, target, worst, mean, difference, allowed, imprint.response.unit
+        f"{task.data.name} ({task.data.split})",
+        h,
+        target,
+        worst,
+        mean,
+        difference,
+        allowed,
+        imprint.response.unit,
+        "tokens" if tokens else "samples",
     )
 
 
@@ -199,8 +212,8 @@ class OffsetTransfer:
         turning_point: Loss on the first data at which ρ̃ turns; None where it is monotone.
     """
 
-    response: OffsetResponse
-    other: OffsetResponse
+    response: OffsetResponse | TokenOffsetResponse
+    other: OffsetResponse | TokenOffsetResponse
     start: float
     monotone: bool
     turning_point: float | None
@@ -243,10 +256,14 @@ def offset_transfer(imprint: Imprint, data: object) -> OffsetTransfer:
         One pass over the other data.
     """
     response = imprint.response
-    if not isinstance(response, OffsetResponse):
+    if not isinstance(response, (OffsetResponse, TokenOffsetResponse)):
         raise InputError("this prediction is for method='offset'; landform.transfer predicts constant imprints")
     other: Data = load_data(data)
-    moved = response.on(untouched(imprint, other.inputs), other.targets, other.weights)
+    moved: OffsetResponse | TokenOffsetResponse
+    if isinstance(response, TokenOffsetResponse):
+        moved = token_response(imprint, other)
+    else:
+        moved = response.on(untouched(imprint, other.inputs), other.targets, other.weights)
     start = moved.start()
     s = torch.linspace(0.0, float(response.inverse(torch.tensor([imprint.range[1]]).double())), 513).double()
     low = s[int(moved.loss(s[:, None]).argmin())]

@@ -33,7 +33,7 @@ from landform.imprint.lower.smooth import STEEP, check_weights
 from landform.imprint.offset import UNITS, bounds_above
 from landform.imprint.settle import clamped
 from landform.imprint.stream import outputs_at
-from landform.imprint.tokens import Tokens, inputs_of, token_loss, tokens_of
+from landform.imprint.tokens import Tokens, counting, inputs_of, token_loss, tokens_of
 from landform.pattern import Pattern, SumPattern
 from landform.program.compile import Form, compile_pattern
 from landform.program.layered import LayeredProgram, to_layers
@@ -271,24 +271,19 @@ def _verify(
 ) -> float:
     """Run the written network at a few points on some sequences; return how far it is from f + g·s·v at most."""
     few = min(4, task.data.n)
-    sample, labels = inputs_of(task, slice(0, few)), task.data.targets[:few]
-    counts = labels != int(kinds.get("ignore_index", -100))
-    if task.data.weights is not None:
-        counts = counts & (task.data.weights[:few, None] > 0)
-    shift = int(name == "causal_lm")
-    counts = counts[:, shift:]
+    sample = inputs_of(task, slice(0, few))
     dtype = next(network.parameters()).dtype
     generator = torch.Generator().manual_seed(0)
     h = torch.rand(CHECKS, compiled.layers.z, generator=generator, dtype=torch.float64).to(dtype)
-    first = int(counts.sum())
-    gains, away = compiled.response.gains[:first], 0.0
+    away = 0.0
     with torch.no_grad():
         for point in h:
-            logits = outputs_at(network, subspace, point, sample, few).double()
+            logits = outputs_at(network, subspace, point, sample, few)
+            got, _, _ = counting(task, slice(0, few), logits, name, kinds)
             s = float(compiled.layers(point.double().numpy()[None])[0])
-            want = tokens.logits[:first] + gains[:, None] * s * compiled.response.v
-            got = logits[:, : logits.shape[1] - shift][counts]
-            away = max(away, float((got - want).abs().max()) if first else 0.0)
+            gains = compiled.response.gains[: len(got), None]
+            want = tokens.logits[: len(got)] + gains * s * compiled.response.v
+            away = max(away, float((got.double() - want).abs().max()) if len(got) else 0.0)
     if not away <= AGREEMENT[dtype] * max(1.0, float(tokens.logits.abs().max())):
         raise ArchitectureError(
             f"{type(network).__name__} gives logits {away:.1e} away from trained ones plus the compiled signal; it"

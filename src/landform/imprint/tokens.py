@@ -82,10 +82,8 @@ def tokens_of(model: nn.Module, anatomy: Anatomy, task: Task, name: str, options
     Cost:
         One pass over the data.
     """
-    ignore = int(options.get("ignore_index", -100))
-    classes = options.get("weight")
     outputs = anatomy.stream.head.outputs
-    total = int((task.data.targets != ignore).sum())
+    total = int((task.data.targets != _ignored(options)).sum())
     if total * outputs > MOST:
         raise InputError(
             f"{total:,} tokens with {outputs:,} logits each do not fit into memory; Theorem 2 needs them all at once:"
@@ -93,22 +91,51 @@ def tokens_of(model: nn.Module, anatomy: Anatomy, task: Task, name: str, options
         )
     parts: list[tuple[Tensor, ...]] = []
     for part, stream, logits in _passes(model, anatomy.stream.final, task):
-        labels = task.data.targets[part]
-        weights = torch.ones(len(labels)) if task.data.weights is None else task.data.weights[part]
-        weights = weights.double()[:, None].expand(labels.shape)
-        if name == "causal_lm":
-            stream, logits, labels, weights = stream[:, :-1], logits[:, :-1], labels[:, 1:], weights[:, 1:]
-        counts = (labels != ignore) & (weights > 0)
-        y, w = labels[counts], weights[counts]
-        if classes is not None:
-            w = w * torch.as_tensor(classes, dtype=torch.float64)[y]
-        parts.append((logits[counts].double(), y, w, *_sizes(model, anatomy, stream[counts].double(), logits[counts])))
+        rows, y, w = counting(task, part, logits, name, options)
+        x, _, _ = counting(task, part, stream, name, options)
+        parts.append((rows.double(), y, w, *_sizes(model, anatomy, x.double(), rows)))
     found = Tokens(*(torch.cat(column) for column in zip(*parts, strict=True)))
     if not len(found.labels):
         raise InputError("no label counts: all are ignored")
     if not bool(torch.isfinite(found.logits).all() & torch.isfinite(found.sizes).all()):
         raise InputError("the network's outputs on these data are not finite")
     return found
+
+
+def _ignored(options: Mapping[str, Any]) -> int:
+    return int(options.get("ignore_index", -100))
+
+
+def counting(
+    task: Task, part: slice, rows: Tensor, name: str, options: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what belongs to the tokens that count: rows, labels, weights.
+
+    Args:
+        task: The data.
+        part: Which samples.
+        rows: Logits or another row a position, ``[n, positions, …]``.
+        name: Of the loss: of ``"causal_lm"`` position t is compared with label t + 1.
+        options: Of the loss.
+
+    Returns:
+        ``[tokens, …]``, and one label and one weight (of the sequence times the class) a token.
+    """
+    labels = task.data.targets[part]
+    weights = torch.ones(len(labels)) if task.data.weights is None else task.data.weights[part]
+    weights = weights.double()[:, None].expand(labels.shape)
+    if name == "causal_lm":
+        rows, labels, weights = rows[:, :-1], labels[:, 1:], weights[:, 1:]
+    counts = (labels != _ignored(options)) & (weights > 0)
+    y, w = labels[counts], weights[counts]
+    if options.get("weight") is not None:
+        w = w * torch.as_tensor(options["weight"], dtype=torch.float64)[y]
+    return rows[counts], y, w
+
+
+def step_of(task: Task) -> int:
+    """Return how many sequences make a batch."""
+    return max(1, TOKENS_AT_ONCE // max(1, task.data.targets.shape[1]))
 
 
 def inputs_of(task: Task, part: slice) -> Any:
@@ -124,7 +151,7 @@ def _passes(model: nn.Module, final: Norm, task: Task) -> Iterator[tuple[slice, 
     seen: list[Tensor] = []
     hook = model.get_submodule(final.name).register_forward_pre_hook(lambda _m, given: seen.append(given[0]))
     n = task.data.n
-    step = max(1, TOKENS_AT_ONCE // max(1, task.data.targets.shape[1]))
+    step = step_of(task)
     try:
         with torch.no_grad():
             for start in range(0, n, step):
