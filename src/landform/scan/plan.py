@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from landform.errors import InputError, unknown_name
+from landform.errors import InputError, MemoryLimitError, unknown_name
 from landform.scan.engine.affine import AffineEngine, StackedEngine
 from landform.scan.engine.base import AbstractEngine
 from landform.scan.engine.collapsed import CollapsedEngine
@@ -219,12 +219,15 @@ def _choose(task: Task, subspace: AnySpace, options: dict[str, Any]) -> tuple[Ab
             if isinstance(fast, AffineEngine) and fast.written <= SMALL:
                 with contextlib.suppress(UnsupportedError):
                     fast, reason = StackedEngine.of(fast), "a small MLP, many points in one call"
+            if agree(plain, fast, subspace.z):
+                return fast, reason
+            why = f"the {name} engine gave other numbers than the plain loop"
         except UnsupportedError as error:
             why = str(error)
-            continue
-        if agree(plain, fast, subspace.z):
-            return fast, reason
-        why = f"the {name} engine gave other numbers than the plain loop"
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error) and not isinstance(error, MemoryLimitError):
+                raise
+            why = f"there is not enough memory for what the {name} engine keeps"
     return plain, why
 
 

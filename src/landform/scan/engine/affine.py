@@ -2,20 +2,20 @@
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from landform.scan.engine.base import AbstractEngine, Sums, Terms
+from landform.scan.engine.blocks import AbstractBlocks, Part
 from landform.scan.engine.cut import Affine, Cut, Frontier, Scratch
 from landform.scan.engine.own import Theta, UnsupportedError, aliases, compute_dtype, own_copy
 from landform.scan.engine.reading import Reading
-from landform.scan.engine.source import Block, Source
+from landform.scan.engine.source import Block
 from landform.scan.engine.spread import parts, spread
 from landform.scan.engine.stacked import Early, Stack
 from landform.scan.engine.trace import classify, trace
@@ -60,7 +60,7 @@ class _Lane:
         return self.scratch.loose(self.rest(*self.scratch.at(frontier, h)))
 
 
-class AffineEngine(AbstractEngine):
+class AffineEngine(AbstractBlocks):
     """Computes only what h changes, in the way that h changes it.
 
     The model is traced and cut (`landform.scan.engine.cut`). What no direction reaches, such as frozen early layers, is
@@ -98,7 +98,7 @@ class AffineEngine(AbstractEngine):
         batch_size: int | None = None,
         cache: int = CACHE,
     ) -> None:
-        self._source = Source(task, order)
+        super().__init__(task, order, batch_size)
         self._stack: Stack | None = None
         self._limit = cache
         self._blocks: dict[tuple[int, int], _Ready] = {}
@@ -131,64 +131,29 @@ class AffineEngine(AbstractEngine):
             self._theta.write((0.0,) * subspace.z)
             self.widest = self.cut.widest(early)
         fit = 1 << max(0, NUMBERS // self.widest).bit_length() - 1 if self.widest <= NUMBERS else 1
-        self._batch = batch_size or min(max(fit, BATCH[0]), BATCH[1])
-
-    @property
-    def batch_size(self) -> int:
-        """Samples a block."""
-        return self._batch
+        self._size = batch_size or min(max(fit, BATCH[0]), BATCH[1])
 
     @property
     def written(self) -> int:
         """Numbers that are written at every point."""
         return self._theta.numel
 
-    @property
-    def quantities(self) -> tuple[str, ...]:
-        """Names of the quantities."""
-        return self._source.quantities
+    def _forget(self) -> None:
+        """Let go of prepared blocks, and of what each core has."""
+        self._blocks.clear()
+        self._lanes = [replace(self._lanes[0], scratch=Scratch())]
 
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return self._source.n
-
-    def terms(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Terms:
-        """Compute the terms of samples ``start … stop − 1`` at points; see `AbstractEngine.terms`."""
-        num = torch.empty(len(h), len(self.quantities), stop - start, dtype=torch.float64)
-        den = torch.empty(len(self.quantities), stop - start, dtype=torch.float64)
-        with torch.inference_mode(), self._source.task.mode():
-            for block, points, found, weights in self._run(h, start, stop):
-                part = slice(block.start - start, block.stop - start)
-                num[points, :, part] = found
-                den[:, part] = weights
-        return Terms(num, den)
-
-    def sums(self, h: Float64[Tensor, "points z"], start: int = 0, stop: int | None = None) -> Sums:
-        """Compute sums over a range of samples; see `AbstractEngine.sums`."""
-        num = torch.zeros(len(h), len(self.quantities), dtype=torch.float64)
-        den = torch.zeros(len(self.quantities), dtype=torch.float64)
-        last = None
-        with torch.inference_mode(), self._source.task.mode():
-            for block, points, found, weights in self._run(h, start, self.n if stop is None else stop):
-                num[points] += found.sum(-1)
-                if block is not last:
-                    den += weights.sum(-1)
-                last = block
-        return Sums(num, den)
-
-    def _run(self, h: Tensor, start: int, stop: int) -> Iterator[tuple[Block, list[int], Tensor, Tensor]]:
-        """Yield numerators of a few points on one block, with its denominators."""
+    def _parts(self, h: Tensor, start: int, stop: int) -> Iterator[Part]:
         rows, sequence = along_lines(h)
         keep = range(start, stop)
-        for first in range(start, stop, self._batch):
-            ready = self._ready(first, min(first + self._batch, stop), keep)
+        for first in range(start, stop, self.batch_size):
+            ready = self._ready(first, min(first + self.batch_size, stop), keep)
             if self._stack is None:
                 yield from self._points(ready, rows, sequence)
             else:
                 yield from self._stacks(ready, h, self._stack)
 
-    def _stacks(self, ready: _Ready, h: Tensor, stack: Stack) -> Iterator[tuple[Block, list[int], Tensor, Tensor]]:
+    def _stacks(self, ready: _Ready, h: Tensor, stack: Stack) -> Iterator[Part]:
         if ready.early is None:
             ready.early = [Early(value) for value in ready.frontier.values]
         if ready.reading is None:
@@ -210,9 +175,7 @@ class AffineEngine(AbstractEngine):
         for first, found in zip(starts, spread(compute, starts), strict=True):
             yield ready.block, list(range(first, first + len(found))), found, reading.den
 
-    def _points(
-        self, ready: _Ready, rows: list[tuple[float, ...]], sequence: list[int]
-    ) -> Iterator[tuple[Block, list[int], Tensor, Tensor]]:
+    def _points(self, ready: _Ready, rows: list[tuple[float, ...]], sequence: list[int]) -> Iterator[Part]:
         block = ready.block
         if ready.reading is None:  # what it holds does not depend on the point
             ready.reading = Reading(self._source, block, self._lanes[0].outputs(ready.frontier, rows[0]))

@@ -1,16 +1,19 @@
 """The plain way: the whole model at every point, with nothing shared between points but the data."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from landform.scan.engine.base import AbstractEngine, Sums, Terms
-from landform.scan.engine.source import Source
+from landform.scan.engine.base import Sums
+from landform.scan.engine.blocks import AbstractBlocks, Part
 from landform.scan.engine.space import AnySpace, parameters_at
 from landform.task import Task
 
 
-class FunctionalEngine(AbstractEngine):
+class FunctionalEngine(AbstractBlocks):
     """Calls the model with ``subspace.at(h)`` through `torch.func.functional_call`, point by point.
 
     Right for every module, every output, every loss and every curve; the engine that the others are compared with, and
@@ -44,59 +47,32 @@ class FunctionalEngine(AbstractEngine):
         order: Int64[Tensor, " n"] | None = None,
         batch_size: int | None = None,
     ) -> None:
-        self._source = Source(task, order)
+        super().__init__(task, order, batch_size)
         self._subspace = subspace
-        self._batch_size = batch_size
-
-    @property
-    def quantities(self) -> tuple[str, ...]:
-        """Names of the quantities."""
-        return self._source.quantities
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return self._source.n
+        self._given = batch_size
 
     @property
     def per_sample(self) -> bool:
         """Whether `terms` can be had."""
         return self._source.per_sample
 
-    def terms(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Terms:
-        """Compute the terms of samples ``start … stop − 1`` at points; see `AbstractEngine.terms`."""
-        source = self._source
-        num = torch.empty(len(h), len(self.quantities), stop - start, dtype=torch.float64)
-        den = torch.empty(len(self.quantities), stop - start, dtype=torch.float64)
-        with source.task.mode():
-            for block in source.blocks(start, stop, self._size()):
-                part = slice(block.start - start, block.stop - start)
-                for row, point in zip(num, h, strict=True):
-                    row[:, part], den[:, part] = source.task.terms_at(parameters_at(self._subspace, point), block.batch)
-        return Terms(num, den)
-
     def sums(self, h: Float64[Tensor, "points z"], start: int = 0, stop: int | None = None) -> Sums:
-        """Compute sums over a range of samples; see `AbstractEngine.sums`."""
-        source, stop = self._source, self.n if stop is None else stop
-        num = torch.zeros(len(h), len(self.quantities), dtype=torch.float64)
-        den = torch.zeros(len(self.quantities), dtype=torch.float64)
-        with source.task.mode():
-            if not source.per_sample:
-                for row, point in zip(num, h, strict=True):
-                    parameters = parameters_at(self._subspace, point)
-                    row[:], den = source.task.sums(
-                        parameters, index=source.index(start, stop), batch_size=self._batch_size
-                    )
-                return Sums(num, den)
-            for block in source.blocks(start, stop, self._size()):
-                found = den
-                for row, point in zip(num, h, strict=True):
-                    value, found = source.task.terms_at(parameters_at(self._subspace, point), block.batch)
-                    row += value.sum(-1)
-                den = den + found.sum(-1)
-        return Sums(num, den)
+        """Compute sums over a range of samples, also of a loss of batches; see `AbstractEngine.sums`."""
+        if self.per_sample:
+            return super().sums(h, start, stop)
+        index = self._source.index(start, self.n if stop is None else stop)
+        found = []
+        with self._source.task.mode():
+            for point in h:
+                parameters = parameters_at(self._subspace, point)
+                found.append(self._source.task.sums(parameters, index=index, batch_size=self._given))
+        return Sums(torch.stack([num for num, _ in found]), found[-1][1])
 
-    def _size(self) -> int:
-        if self._batch_size is None:
-            self._batch_size = self._source.task.batch_size()
-        return self._batch_size
+    def _quiet(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
+    def _parts(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Iterator[Part]:
+        for block in self._source.blocks(start, stop, self.batch_size):
+            for place, point in enumerate(h):
+                num, den = self._source.task.terms_at(parameters_at(self._subspace, point), block.batch)
+                yield block, [place], num[None], den

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from landform.scan.engine.affine import require_plain
-from landform.scan.engine.base import AbstractEngine, Sums, Terms
+from landform.scan.engine.blocks import AbstractBlocks, Part
 from landform.scan.engine.memo import Memos, Prepared
 from landform.scan.engine.own import UnsupportedError, aliases, compute_dtype, own_copy
-from landform.scan.engine.source import Block, Source
 from landform.subspace import Subspace
 from landform.task import Task
 from landform.task.running import moved, takes_names
@@ -57,7 +56,7 @@ class _Moving(dict[str, "nn.Parameter | None"]):
         return {key: self[key] for key in self}.values()
 
 
-class InplaceEngine(AbstractEngine):
+class InplaceEngine(AbstractBlocks):
     """Runs a structural copy of the model that holds the origin's own tensors and makes moved ones as they are read.
 
     No copy of the parameters is ever held, whatever the grid and the number of directions: beyond model and activations
@@ -97,7 +96,7 @@ class InplaceEngine(AbstractEngine):
         batch_size: int | None = None,
         memo: bool = False,
     ) -> None:
-        self._source = Source(task, order)
+        super().__init__(task, order, batch_size)
         if not isinstance(subspace, Subspace):
             raise UnsupportedError("only an affine subspace can be read a tensor at a time")
         require_plain(task)
@@ -122,51 +121,25 @@ class InplaceEngine(AbstractEngine):
         self._model = model
         lead = next((value for value in tensors.values() if value.is_floating_point()), None)
         self._place = None if lead is None else (lead.device, dtype or lead.dtype)
-        self._size = batch_size or task.batch_size()
         self._memos = self._remember(task, by_id, model) if memo else None
 
-    @property
-    def quantities(self) -> tuple[str, ...]:
-        """Names of the quantities."""
-        return self._source.quantities
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return self._source.n
-
-    def terms(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Terms:
-        """Compute the terms of samples ``start … stop − 1`` at points; see `AbstractEngine.terms`."""
-        num = torch.empty(len(h), len(self.quantities), stop - start, dtype=torch.float64)
-        den = torch.empty(len(self.quantities), stop - start, dtype=torch.float64)
-        with self._quiet(), self._source.task.mode():
-            for block, place, (value, weight) in self._run(h, start, stop):
-                part = slice(block.start - start, block.stop - start)
-                num[place, :, part], den[:, part] = value, weight
-        return Terms(num, den)
-
-    def sums(self, h: Float64[Tensor, "points z"], start: int = 0, stop: int | None = None) -> Sums:
-        """Compute sums over a range of samples; see `AbstractEngine.sums`."""
-        num = torch.zeros(len(h), len(self.quantities), dtype=torch.float64)
-        den = torch.zeros(len(self.quantities), dtype=torch.float64)
-        with self._quiet(), self._source.task.mode():
-            for _, place, (value, weight) in self._run(h, start, self.n if stop is None else stop):
-                num[place] += value.sum(-1)
-                if place == 0:
-                    den += weight.sum(-1)
-        return Sums(num, den)
-
-    def _quiet(self) -> contextlib.AbstractContextManager[None]:
+    def _quiet(self) -> contextlib.AbstractContextManager[object]:
         return torch.inference_mode() if self._memos is None else torch.no_grad()
 
-    def _run(self, h: Tensor, start: int, stop: int) -> Iterator[tuple[Block, int, tuple[Tensor, Tensor]]]:
+    def _forget(self) -> None:
+        """Let go of what is remembered of blocks."""
+        if self._memos is not None:
+            self._memos.clear()
+
+    def _parts(self, h: Tensor, start: int, stop: int) -> Iterator[Part]:
         task, memos = self._source.task, self._memos
-        for first in range(start, stop, self._size):
-            last = min(first + self._size, stop)
+        for first in range(start, stop, self.batch_size):
+            last = min(first + self.batch_size, stop)
             ready = self._prepared(first, last) if memos is None else memos.get(first, last, range(start, stop))
             for place, point in enumerate(h):
                 self._point.h = point
-                yield ready.block, place, task.terms(self._outputs(ready), ready.block.batch)
+                num, den = task.terms(self._outputs(ready), ready.block.batch)
+                yield ready.block, [place], num[None], den
 
     def _prepared(self, start: int, stop: int) -> Prepared:
         block = self._source.block(start, stop)
@@ -191,7 +164,7 @@ class InplaceEngine(AbstractEngine):
         assert ready.memo is not None
         if not ready.memo.products:
             raise UnsupportedError("every product depends on the point, so there is nothing to remember")
-        self._size = max(1, min(self._size, Memos.LIMIT * few // (2 * max(1, ready.memo.bytes))))
+        self._size = max(1, min(self.batch_size, Memos.LIMIT * few // (2 * max(1, ready.memo.bytes))))
         memos.clear()
         return memos
 
