@@ -1,6 +1,7 @@
 """Memory of a scan of a large model, beside that of a forward pass of the model as it is."""
 
 import gc
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -45,17 +46,20 @@ def run(width: int) -> list[Table]:
     gc.collect()
     bare = peak_memory(task.evaluate)
     box, rows = [(-1.0, 1.0)] * 2, []
-    for what, z, call in (
-        ("2×2", 2, scan(2, grid=2, ranges=box)),
-        ("3×3", 2, scan(2, grid=3, ranges=box)),
-        ("2 points", 8, scan(8, points=torch.tensor([[0.5] * 8, [-0.5] * 8]))),
-    ):
-        took = peak_memory(call)
-        row: dict[str, Any] = {"grid": what, "directions": z, "engine": engines[-1], "scan, MB": took / 2**20}
-        row["beyond the forward pass, MB"] = (took - bare) / 2**20
-        row["of what is allowed"] = (took - bare) / allowed
-        row["origin the same, bit for bit"] = model_hash(model) == hashed
-        rows.append(row)
+    with tempfile.TemporaryDirectory() as folder:
+        calls = [
+            ("2×2", 2, scan(2, grid=2, ranges=box)),
+            ("3×3", 2, scan(2, grid=3, ranges=box)),
+            ("2 points", 8, scan(8, points=torch.tensor([[0.5] * 8, [-0.5] * 8]))),
+            ("2 points, into a store", 2, scan(2, points=torch.tensor([[0.5, 0.5], [0.1, 0.2]]), store=folder + "/s")),
+        ]
+        for what, z, call in calls:
+            took = peak_memory(call)
+            row: dict[str, Any] = {"grid": what, "directions": z, "engine": engines[-1], "scan, MB": took / 2**20}
+            row["beyond the forward pass, MB"] = (took - bare) / 2**20
+            row["of what is allowed"] = (took - bare) / allowed
+            row["origin the same, bit for bit"] = model_hash(model) == hashed
+            rows.append(row)
     return [Table("Whole scans, directions made from a seed", rows, _notes(model, sum(sizes), bare, allowed))]
 
 

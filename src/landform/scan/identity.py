@@ -1,5 +1,6 @@
 """What a scan is of: enough to tell whether stored answers are answers to the same questions."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,12 @@ from torch import Tensor, nn
 from landform.calling import model_hash
 from landform.data.hashing import hash_tensors
 from landform.errors import ArchitectureError
+from landform.scan.engine.inplace import InplaceEngine
+from landform.scan.engine.own import UnsupportedError
 from landform.scan.engine.space import AnySpace
+from landform.scan.plan import LARGE
 from landform.scan.surface import versions
+from landform.subspace import Subspace
 from landform.task import Task
 
 
@@ -179,7 +184,12 @@ def first_values(task: Task, subspace: AnySpace, h: Float64[Tensor, "points z"])
     Returns:
         Every quantity there.
     """
-    num, den = task.sums(dict(subspace.at(h[0])), index=slice(0, min(2, task.n)))
+    count = min(2, task.n)
+    if isinstance(subspace, Subspace) and sum(subspace.origin[name].numel() for name in subspace.moved) >= LARGE:
+        with contextlib.suppress(UnsupportedError):  # a copy of what moves may not fit
+            sums = InplaceEngine(task, subspace, batch_size=count).sums(h[:1], 0, count)
+            return [float(value) for value in sums.num[0] / sums.den]
+    num, den = task.sums(dict(subspace.at(h[0])), index=slice(0, count))
     return [float(value) for value in num / den]
 
 

@@ -118,7 +118,7 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     with open_pool(factory, executor=options.executor, workers=options.workers, dask=options.dask) as pool:
         done = run(sampler, pool, len(quantities), tile=rule, store=store, progress=options.progress)
     loss = task.loss_form.name
-    origin = subspace.at(places.h[0])
+    origin = getattr(subspace, "origin", None) or subspace.at(places.h[0])  # a point of it copies what moves
     dtype = next((value.dtype for value in origin.values() if value.is_floating_point()), torch.float32)
     attrs = describe(task.model, places, loss, unit_of(loss), dtype, name) | about(task.data)
     attrs |= {

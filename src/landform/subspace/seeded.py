@@ -184,7 +184,10 @@ def recipe(seed: int, z: int, norm: str, parts: Mapping[str, Part], origin: Mapp
         if part.block is None:
             assert part.filters is not None
             rows = part.filters.rows(origin[name].detach())
-            lengths[name] = torch.cat([rows[where].cpu().double().norm(dim=-1) for where in part.tiles])
+            # into one tensor: small results kept between tiles pin the memory these freed, up to a copy of the weights
+            lengths[name] = torch.empty(len(rows), dtype=torch.float64)
+            for where in part.tiles:
+                lengths[name][where] = rows[where].cpu().double().norm(dim=-1)
         elif name not in lengths:
             squares = [_square(origin[other]) for other in part.block]
             whole = torch.stack(squares).sum().sqrt()[None] if norm != "none" else torch.ones(1, dtype=torch.float64)
@@ -220,8 +223,11 @@ def direction_dtype(value: Tensor) -> torch.dtype:
 
 
 def _square(value: Tensor) -> Float64[Tensor, ""]:
-    flat = value.detach().reshape(-1)
-    return torch.stack([part.cpu().double().square().sum() for part in torch.split(flat, TILE)]).sum()
+    parts = torch.split(value.detach().reshape(-1), TILE)
+    squares = torch.empty(len(parts), dtype=torch.float64)
+    for number, part in enumerate(parts):
+        squares[number] = part.cpu().double().square().sum()
+    return squares.sum()
 
 
 class SeededDirection(AbstractDirection):
