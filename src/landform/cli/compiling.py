@@ -43,6 +43,7 @@ def compiled(
             method=compiling.method,
             units=compiling.units,
             scores=compiling.scores,
+            repair=compiling.repair,
             range=read_range(compiling.range),
             epsilon=compiling.epsilon,
             form=compiling.form,

@@ -138,6 +138,10 @@ class CompileOptions:
             " loss of accuracy."
         ),
     ] = "widen"
+    repair: Annotated[
+        int,
+        Parameter(metavar="STEPS", help="--units reserve: train what is left of the network for so many steps."),
+    ] = 0
     scores: Annotated[
         Literal["refit", "predictions", "own"],
         Parameter(

@@ -45,8 +45,11 @@ class Options:
     direct: bool | None = None
     tolerance: float = 0.0
     convex: bool = False
+    repair: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.repair, bool) or not isinstance(self.repair, int) or self.repair < 0:
+            raise InputError(f"repair is a number of training steps, 0 or more, got {self.repair!r}")
         if self.epsilon is not None and not 0 < self.epsilon < 1:
             raise InputError(f"epsilon is a fraction of the range between 0 and 1, got {self.epsilon}")
         if not 0 <= self.tolerance < 1:

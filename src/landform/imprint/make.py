@@ -37,6 +37,7 @@ def imprint(
     other: Any = None,
     units: str = "widen",
     scores: str = "refit",
+    repair: int = 0,
     certify: bool = True,
 ) -> Imprint:
     """Make a network whose loss over z weight-space directions is a pattern, with a certificate.
@@ -73,6 +74,8 @@ def imprint(
             units; ``"refit"``: fitted to the labels with C units, which serves samples that it gets wrong too where the
             features allow; ``"predictions"``: fitted to the predictions. ``meta["notes"]`` says what was served and
             kept.
+        repair: With ``units="reserve"``: train what is left of the network for so many steps (Adam, 256 samples a
+            step), the freed channels staying out of it. 0, the default, trains nothing; ``meta`` has the accuracies.
         certify: Prove the bound now. False leaves ``certificate`` None, for instance to time the compilation.
 
     Returns:
@@ -114,7 +117,11 @@ def imprint(
         )
     if not isinstance(task, Task) and callable(task) and hasattr(task, "parameters"):
         raise InputError("task is a model without data; wrap it: lf.Task(model, loss='cross_entropy', data=(X, y))")
-    options = Options(range, epsilon, form, schedule, axis_aligned, direct, tolerance, convex)
+    options = Options(range, epsilon, form, schedule, axis_aligned, direct, tolerance, convex, repair)
+    if repair and (method == "constant" or units != "reserve"):
+        raise InputError(
+            "repair trains a network of which channels were reserved: method='offset' or 'per-sample', units='reserve'"
+        )
     if method != "constant":
         if not isinstance(task, Task):
             raise InputError(f"method='{method}' needs a trained network: lf.Task(model, loss=…, data=…)")

@@ -21,7 +21,7 @@ from landform.imprint.constant import AMPLE, Options, _compile
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import remove_hooks
 from landform.imprint.lower.network import Network, read
-from landform.imprint.reserve import reserve
+from landform.imprint.repair import reserved
 from landform.imprint.settle import clamped, opened
 from landform.imprint.widen import widen_trunk
 from landform.pattern import Pattern, SumPattern
@@ -49,6 +49,7 @@ def imprint_offset(pattern: Pattern | SumPattern, task: Task, options: Options, 
     need: list[int] | None = None
     roomy, wide = model, trunk
     channels: list[list[int]] = [[] for _ in trunk.hidden]
+    repaired: dict[str, float] = {}
     while True:  # first for the network as given, then for the one with room, whose outputs may differ a little
         logits, magnitudes = outputs_of(roomy, wide, task)
         response = OffsetResponse.build(logits, task.data.targets, name, magnitudes, task.data.weights)
@@ -66,7 +67,8 @@ def imprint_offset(pattern: Pattern | SumPattern, task: Task, options: Options, 
         if units == "widen":
             roomy, wide, channels = widen_trunk(model, trunk, need)
         else:
-            (roomy, channels), wide = reserve(model, trunk, need, task), trunk
+            roomy, channels, repaired = reserved(model, trunk, need, task, options.repair)
+            wide = trunk
     big = copy.deepcopy(roomy)
     scale = float(response.inverse(torch.tensor([bounds[1]], dtype=torch.float64))) if direct else None
     space, spline = write(big, wide, channels, program, response.v, scale, task)
@@ -95,7 +97,8 @@ def imprint_offset(pattern: Pattern | SumPattern, task: Task, options: Options, 
             "sample": list(task.data.inputs.shape[1:]),
             "heads": [None],
             **report,
-            "notes": [*notes, *describe(report, units, response)],
+            **repaired,
+            "notes": [*notes, *describe(report | repaired, units, response)],
         },
     )
 
@@ -274,5 +277,10 @@ def describe(report: dict[str, Any], units: str, response: OffsetResponse) -> li
         lines.append(
             f"reserving channels took the accuracy from {report['accuracy_given']:.4f} to {report['accuracy']:.4f} and"
             f" the loss from {report['loss_given']:.4g} to {report['trained_loss']:.4g}"
+        )
+    if "repair_steps" in report:
+        lines.append(
+            f"{report['repair_steps']:.0f} steps of repair took the loss from {report['loss_reserved']:.4g} to"
+            f" {report['loss_repaired']:.4g}"
         )
     return lines

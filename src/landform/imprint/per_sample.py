@@ -19,7 +19,7 @@ from landform.imprint.branching import fit_branching
 from landform.imprint.constant import Options
 from landform.imprint.imprint import Imprint
 from landform.imprint.offset import bounds_above, fit, trained, write
-from landform.imprint.reserve import reserve
+from landform.imprint.repair import reserved
 from landform.imprint.scores import SCORES, respond_to, scores_of, slack_of, with_scores, with_tail
 from landform.imprint.widen import widen_trunk
 from landform.pattern import Pattern, SumPattern
@@ -46,6 +46,7 @@ def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Optio
     share = share.double() / share.double().sum()
     roomy, wide, need = model, trunk, None
     channels: list[list[int]] = [[] for _ in trunk.hidden]
+    repaired: dict[str, float] = {}
     while True:
         features, logits = seen(roomy, wide, task)
         live = live_columns(roomy, wide, channels)
@@ -69,7 +70,8 @@ def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Optio
         if units == "widen":
             roomy, wide, channels = widen_trunk(model, trunk, need)
         else:
-            (roomy, channels), wide = reserve(model, trunk, need, task), trunk
+            roomy, channels, repaired = reserved(model, trunk, need, task, options.repair)
+            wide = trunk
     signal = float(response.inverse(torch.tensor([bounds[1]], dtype=torch.float64))) if direct else None
     stem = with_scores(roomy, wide.head, live, found)
     ray = torch.cat([torch.zeros(len(found.bias)), torch.ones(1)]).double()
@@ -113,6 +115,7 @@ def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Optio
             "accuracy_given": float((logits.argmax(dim=1) == targets).double().mean()),
             "accuracy": 1 - error,
             "predictions_kept": kept,
+            **repaired,
             "notes": [
                 *notes,
                 (

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landform.errors import ArchitectureError, InputError
-from landform.imprint.beside import columns, trunk_of
+from landform.errors import InputError
+from landform.imprint.beside import columns_of, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.network import read
 from landform.imprint.scores import without_tail
@@ -195,7 +195,7 @@ def _at(imprint: Imprint, origin: "dict[str, Tensor]") -> torch.nn.Module:
 def trained_part(imprint: Imprint) -> "dict[str, Tensor]":
     """Return which entries of each parameter belong to the trained network (True), not to what is compiled beside it.
 
-    A constant imprint has no trained part: everything counts. So does everything where channels do not form a chain.
+    A constant imprint has no trained part: everything counts.
     """
     origin = imprint.subspace.origin
     mask = {name: torch.ones(value.shape, dtype=torch.bool) for name, value in origin.items()}
@@ -209,23 +209,16 @@ def trained_part(imprint: Imprint) -> "dict[str, Tensor]":
                 mask[name][:] = False
         for key in ("weight", "bias"):
             mask[f"{tail}.0.{key}"][-1] = False
-    try:
-        trunk = trunk_of(read(model, imprint.meta.get("sample")))
-    except ArchitectureError:
-        return mask
-    before: list[int] = []
-    width = 0
-    ends = [(layer.map, layer.norms, list(part), layer.width) for layer, part in
-            zip(trunk.hidden, imprint.meta["channels"], strict=True)]  # fmt: skip
-    for name, norms, part, size in [*ends, (trunk.head, (), [], 0)]:
-        stored = f"{name}.0" if name == tail else name
-        if before:
-            mask[f"{stored}.weight"][:, columns(model.get_submodule(name), before, width)] = False
-        for module in (stored, *norms):
-            for key in ("weight", "bias"):
-                if part and f"{module}.{key}" in mask:
-                    mask[f"{module}.{key}"][part] = False
-        before, width = part, size
+    trunk = trunk_of(read(model, imprint.meta.get("sample")))
+    channels = imprint.meta["channels"]
+    for member in (*trunk.members, trunk.last):
+        stored = f"{member.name}.0" if member.name == tail else member.name
+        rows = trunk.joined(member.makes, channels)
+        for key in ("weight", "bias"):
+            if f"{stored}.{key}" in mask:
+                mask[f"{stored}.{key}"][rows] = False
+        if member.kind == "map" and member.reads and not member.depthwise:
+            mask[f"{stored}.weight"][:, columns_of(model.get_submodule(member.name), trunk, member, channels)] = False
     return mask
 
 
