@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from landform.checkpoints import Trajectory, load_weights
     from landform.data import Data, load_data
     from landform.errors import LandformError
-    from landform.imprint import Imprint, imprint
+    from landform.imprint import Imprint
     from landform.imprint.accounting import account
+    from landform.imprint.make import imprint
     from landform.imprint.widen import Widened, widen
     from landform.mesh import Mesh
     from landform.pattern import Pattern, SumPattern
@@ -89,7 +90,7 @@ __all__ = [  # noqa: RUF022 - grouped: making, measuring, data and files, the re
 
 _HOME = {
     "load_weights": "landform.checkpoints",
-    "imprint": "landform.imprint",
+    "imprint": "landform.imprint.make",
     "certify": "landform.certify",
     "capacity": "landform.program.capacity",
     "account": "landform.imprint.accounting",

@@ -10,9 +10,9 @@ from torch import nn
 
 from landform.data import Data
 from landform.errors import InputError
-from landform.imprint import imprint
+from landform.imprint import collapsed
+from landform.imprint.make import imprint
 from landform.pattern import Pattern, SumPattern
-from landform.scan import imprints as collapsed
 from landform.scan import run as runner
 from landform.scan import scan
 from landform.scan.engine.functional import FunctionalEngine

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from landform.imprint import imprint
+from landform.imprint.make import imprint
 from landform.pattern import Pattern, SumPattern
 from landform.scan import scan
 from landform.view import imprint_html, register, surface_html

@@ -27,7 +27,7 @@ def compiled(
     """Compile a pattern as the options say, without the proof."""
     from landform.cli.sources import FIT, default_dtype, read_data, read_model, read_range
     from landform.errors import InputError
-    from landform.imprint import imprint
+    from landform.imprint.make import imprint
     from landform.task import Task
 
     if widths and model != FIT:

@@ -1,6 +1,8 @@
-"""Imprints: networks whose loss surface is a pattern."""
+"""Imprints: networks whose loss surface is a pattern.
+
+What makes them is `landform.imprint.make`; measuring needs the class alone, and does not wait for the compiler.
+"""
 
 from landform.imprint.imprint import Imprint
-from landform.imprint.make import imprint
 
-__all__ = ["Imprint", "imprint"]
+__all__ = ["Imprint"]

@@ -10,8 +10,6 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from landform.data import Data, load_data
-from landform.imprint.accounting import predicted
-from landform.imprint.collapsed import BATCH, losses_at, outputs_at
 from landform.imprint.imprint import Imprint
 from landform.response import Transfer, respond_like, transfer
 from landform.scan.places import Places
@@ -58,6 +56,8 @@ def measure_imprint(
     Returns:
         The losses and what is to be said about them.
     """
+    from landform.imprint.collapsed import BATCH  # the compiler is loaded for imprints only
+
     other = None if data is None else load_data(data)
     task = imprint.task if imprint.task is not None and imprint.task.has_data else None
     if other is not None and imprint.task is not None:
@@ -103,6 +103,8 @@ def promised(imprint: Imprint, places: Places, heads: int, other: Data | None) -
     if other is None:
         return target
     if imprint.reads_input:
+        from landform.imprint.accounting import predicted
+
         return predicted(imprint, other, target)
     maps = _transfers(imprint, other)
     return torch.stack([m.remap(column) for m, column in zip(maps, target.T, strict=True)], dim=1)
@@ -115,6 +117,8 @@ def _transfers(imprint: Imprint, other: Data) -> list[Transfer]:
 
 def _collapsed(imprint: Imprint, other: Data | None) -> Callable[[Tensor], Tensor]:
     """Return the function that measures a batch of points from the outputs of one sample."""
+    from landform.imprint.collapsed import losses_at, outputs_at
+
     if other is None:
         return lambda h: losses_at(imprint, h)
     responses = [respond_like(r, other.targets, weights=other.weights) for r in imprint.responses]

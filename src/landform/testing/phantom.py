@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from landform.data import load_data
 from landform.errors import InputError, unknown_name
-from landform.imprint import Imprint, imprint
+from landform.imprint import Imprint
+from landform.imprint.make import imprint
 from landform.mesh import Mesh
 from landform.pattern import Pattern
 from landform.response import respond

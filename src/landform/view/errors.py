@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from landform.errors import InputError
-from landform.imprint.accounting import Accounting
 from landform.view.style import MEASURED, QUIET, TARGET, new_figure, plain, quiet_style
 
 if TYPE_CHECKING:
     import matplotlib.axes
+
+    from landform.imprint.accounting import Accounting
 
 LOWEST = 1e-16
 """Errors below are drawn here: a logarithmic axis has no 0."""
 
 
 def error_histogram(
-    *found: Accounting, ax: "matplotlib.axes.Axes | None" = None, bins: int = 4, title: str | None = None
+    *found: "Accounting", ax: "matplotlib.axes.Axes | None" = None, bins: int = 4, title: str | None = None
 ) -> "matplotlib.axes.Axes":
     """Draw the samples' worst errors ε_i on a logarithmic axis, in shares of each data set.
 
@@ -39,6 +40,7 @@ def error_histogram(
         >>> import torch
         >>> h, one = torch.zeros(1, 2), torch.ones(1, dtype=torch.float64)
         >>> worst = torch.tensor([1e-6, 1e-6, 1e-6, 0.5], dtype=torch.float64)
+        >>> from landform.imprint.accounting import Accounting
         >>> ax = error_histogram(Accounting("train", h, one, worst, one, one, 1e-3, "nat"))
         >>> [round(float(bar.get_height()), 2) for bar in ax.patches if bar.get_height()]
         [0.75, 0.25]

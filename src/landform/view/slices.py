@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from landform.errors import InputError
-from landform.imprint.beside import columns_of, trunk_of
 from landform.imprint.imprint import Imprint
-from landform.imprint.lower.network import read
-from landform.imprint.scores import without_tail
 from landform.pattern import Pattern
 from landform.scan import scan
 from landform.subspace import Subspace, random_plane
@@ -197,6 +194,10 @@ def trained_part(imprint: Imprint) -> "dict[str, Tensor]":
 
     A constant imprint has no trained part: everything counts.
     """
+    from landform.imprint.beside import columns_of, trunk_of  # the compiler is loaded for imprints only
+    from landform.imprint.lower.network import read
+    from landform.imprint.scores import without_tail
+
     origin = imprint.subspace.origin
     mask = {name: torch.ones(value.shape, dtype=torch.bool) for name, value in origin.items()}
     if not imprint.reads_input:
