@@ -262,7 +262,7 @@ def test_an_interrupted_level_counts_with_its_intervals(share):
         assert math.isnan(found.notes.get("loss_truncation", math.nan))
         rounds += 1
     assert rounds > 4
-    assert gained >= 3  # levels that were begun and would have been lost
+    assert gained >= 2  # levels that were begun and would have been lost
 
 
 def test_an_interruption_beside_what_is_not_finite():

@@ -11,8 +11,9 @@ from landform.errors import InputError
 from landform.mesh import Mesh
 from landform.scan.sampler.allocation import forecast, rungs_for, share
 from landform.scan.sampler.bootstrap import block_sums, normal, robust_range, student, upper_quantile
+from landform.scan.sampler.errors import Errors
 from landform.scan.sampler.hierarchy import box_max, box_mean, build_hierarchy
-from landform.scan.sampler.multipliers import build_multipliers, ladder
+from landform.scan.sampler.multipliers import Noise, build_multipliers, ladder
 from landform.scan.sampler.order import sample_order
 from landform.scan.sampler.truncation import kuhn_values, predict, random_points, volume_beyond
 
@@ -190,3 +191,32 @@ def test_small_statistics_have_their_closed_forms():
     values = torch.rand(300, generator=torch.Generator().manual_seed(0)).double()
     quantiles = torch.quantile(values, torch.tensor([0.01, 0.99]).double())
     assert robust_range(values) == pytest.approx(float(quantiles[1] - quantiles[0]))
+
+
+def test_noise_is_new_to_every_node_and_batch():
+    noise = Noise(50, 400, seed=0)
+    batches = [noise.take(size).clone() for size in (50, 20, 50)]
+    assert [len(batch) for batch in batches] == [50, 20, 50]
+    rows = torch.cat(batches)
+    correlation = torch.corrcoef(rows) - torch.eye(len(rows))
+    assert float(correlation.abs().max()) < 5.5 / 20  # of 7,140 pairs, 400 draws each
+    assert abs(float(rows.mean())) < 0.02
+    assert float(rows.var()) == pytest.approx(1, abs=0.02)
+
+
+def test_inherited_errors_are_weighted_sums_of_parents_draws():
+    draw = torch.Generator().manual_seed(0)
+    books = Errors(6, 30)
+    first, second = (torch.randn(2, 30, generator=draw) for _ in range(2))
+    books.add(torch.tensor([4, 1]), first, first, least=0.0, keep=True)
+    books.add(torch.tensor([0, 5]), second, 2 * second, least=0.0, keep=True)
+    books.exact(torch.tensor([2]))
+    parents = torch.tensor([[1, 0, 0], [2, 5, 4], [2, 2, 2]])
+    weights = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]).double()
+    found = books.inherited(parents, weights)
+    want = [0.5 * first[1] + 0.5 * second[0], 0.3 * second[1] + 0.5 * first[0], torch.zeros(30)]
+    assert torch.allclose(found, torch.stack(want), atol=1e-6)
+    assert float(books.stderr[5]) == pytest.approx(2 * float(second[1].square().mean().sqrt()), rel=1e-5)
+    shown = torch.cat([first, second])
+    largest = (shown / shown.square().mean(1, keepdim=True).sqrt()).abs().amax(0)
+    assert books.critical(0.9) == pytest.approx(float(largest.sort().values[27]), rel=1e-5)

@@ -153,7 +153,7 @@ def _curve(task: "Task", options: PlaneOptions) -> Any:
     if len(ends) == 1:
         ends.append(task.model)
     cheap: dict[str, Any] = {"steps": 1, "points": 2} if options.probe else {}
-    return bezier(task, *ends, **cheap, **_chosen(options, ("seed",)))
+    return bezier(task, ends[0], ends[-1], **cheap, **_chosen(options, ("seed",)))
 
 
 def _bezier(task: "Task", options: PlaneOptions) -> Any:

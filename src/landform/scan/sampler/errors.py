@@ -34,15 +34,16 @@ class Errors:
         self, parents: Int64[Tensor, "some parents"], weights: Float64[Tensor, "some parents"]
     ) -> Float32[Tensor, "some draws"]:
         """Return the draws of the interpolated values, ``Σ_k weights[:, k] · draws of parents[:, k]``."""
-        out = torch.zeros(len(parents), len(self._maxima))
-        if self._tables:
-            if len(self._tables) > 1:
-                self._tables[:] = [torch.cat(self._tables)]
-            for k in range(parents.shape[1]):
-                rows = self._row[parents[:, k]]
-                here = ((rows >= 0) & (weights[:, k] > 0)).nonzero()[:, 0]
-                out.index_add_(0, here, self._tables[0][rows[here]] * weights[here, k, None].float())
-        return out
+        if not self._tables:
+            return torch.zeros(len(parents), len(self._maxima))
+        if len(self._tables) > 1:
+            self._tables[:] = [torch.cat(self._tables)]
+        rows = self._row[parents]
+        used = torch.where(rows >= 0, weights, 0.0).float()
+        bags: Tensor = torch.nn.functional.embedding_bag(
+            rows.clamp_min(0), self._tables[0], per_sample_weights=used, mode="sum"
+        )
+        return bags
 
     def exact(self, nodes: Int64[Tensor, " some"]) -> None:
         """Record nodes without sampling error."""
@@ -66,10 +67,11 @@ class Errors:
             least: Smallest standard error to claim.
             keep: Whether there are finer nodes to inherit.
         """
-        spread = shown.square().mean(1).sqrt().clamp_min(least)
+        spread = (torch.linalg.vector_norm(shown, dim=1) / math.sqrt(shown.shape[1])).clamp_min(least)
         self.stderr[nodes] = spread.double()
         small = torch.finfo(torch.float32).tiny
-        self._maxima = torch.maximum(self._maxima, (shown.abs() / spread.clamp_min(small)[:, None]).amax(0))
+        largest = (shown / spread.clamp_min(small)[:, None]).abs_().amax(0)
+        torch.maximum(self._maxima, largest, out=self._maxima)
         if keep:
             self._row[nodes] = self._count + torch.arange(len(nodes))
             self._tables.append(draws)

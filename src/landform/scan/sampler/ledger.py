@@ -10,7 +10,7 @@ from torch import Tensor
 from landform.scan.sampler.bootstrap import DRAWS, robust_range
 from landform.scan.sampler.errors import Errors
 from landform.scan.sampler.hierarchy import Hierarchy, box_mean
-from landform.scan.sampler.multipliers import build_multipliers
+from landform.scan.sampler.multipliers import Noise, build_multipliers
 from landform.scan.sampler.prefixes import Prefixes
 from landform.scan.sampler.work import Work
 
@@ -62,12 +62,13 @@ class Ledger:
         self.tree, self.rungs, self.top, self.count, self.target = tree, rungs, len(rungs) - 1, count, target
         self._steering, self._tolerance, self._relative, self._critical = steering, tolerance, relative, critical
         self._multipliers = build_multipliers(rungs, target=target, draws=DRAWS, seed=seed)
-        self._noise = torch.Generator().manual_seed(seed + 1)
+        self._noise = Noise(min(nodes, CHUNK), DRAWS, seed=seed + 1)
         self.errors = [Errors(nodes, DRAWS) for _ in range(count)]
         self.store = Prefixes(nodes, len(rungs))
         self.value = torch.full((nodes, count), math.nan, dtype=torch.float64)
         self.surplus, self.variance = self.value.clone(), self.value.clone()
         self.filled = self.value
+        self._ranges = [math.nan] * count
         self.samples = torch.zeros(nodes, dtype=torch.int64)
         self.broken = torch.zeros(nodes, dtype=torch.bool)
         self.scale = torch.ones(count, dtype=torch.float64)
@@ -82,9 +83,16 @@ class Ledger:
     def absolute(self, q: int) -> float:
         """Return the tolerance in the units of a quantity; an absolute one is about losses, and scales to others."""
         if self._relative or q >= self._steering:
-            own = robust_range(self.filled[:, q])
-            return self._tolerance * (own if self._relative else own / robust_range(self.filled[:, 0]))
+            own = self._ranges[q]
+            if not self._relative:
+                own = own / self._ranges[0] if self._ranges[0] else math.inf
+            return self._tolerance * own
         return self._tolerance
+
+    @property
+    def range(self) -> float:
+        """Robust range of the first quantity over the surface as it is; NaN before the first level is closed."""
+        return self._ranges[0]
 
     def limit(self, nodes: Int64[Tensor, " some"]) -> Int64[Tensor, " some"]:
         """Return the longest prefix that all parents have; −1 where one has none, since it was not finite."""
@@ -165,6 +173,7 @@ class Ledger:
         nodes = ((self.tree.level == level) & (self.samples == self.rungs[-1])).nonzero()[:, 0]
         self.surplus[nodes] = (self.value[nodes] - self.tree.interpolate(self.value, nodes)).abs()
         self.filled = self.tree.fill(self.value, self.samples > 0)
+        self._ranges = [robust_range(self.filled[:, q]) for q in range(self.count)]
 
     def _interpolated(self, nodes: Int64[Tensor, " some"], rung: int) -> Tensor:
         return self.store.weighted(self.tree.parents[nodes], self.tree.weights[nodes], 0, self.rungs[rung])
@@ -191,11 +200,12 @@ class Ledger:
         self.variance[nodes] = variance
         self.surplus[nodes] = (mean.square() - variance * rest).clamp_min(0).sqrt()
         for q in range(self.count):
-            draws = self._multipliers.draws(surplus[:, q] - mean[:, q, None], rung) * math.sqrt(1 + SMALL / n)
+            draws = self.errors[q].inherited(self.tree.parents[nodes], self.tree.weights[nodes])
+            centred, factor = surplus[:, q] - mean[:, q, None], math.sqrt(1 + SMALL / n)
+            draws = self._multipliers.draws(centred, rung, onto=draws, factor=factor)
             if n <= POOLED:
                 gap = ((least[:, q] - variance[:, q]).clamp_min(0) * rest).sqrt().float()
-                draws += gap[:, None] * torch.randn(draws.shape, generator=self._noise)
-            draws += self.errors[q].inherited(self.tree.parents[nodes], self.tree.weights[nodes])
+                draws.addcmul_(gap[:, None], self._noise.take(len(nodes)))
             self._add(nodes, draws, level, q, self._narrowest(q))
 
     def _narrowest(self, q: int) -> float:

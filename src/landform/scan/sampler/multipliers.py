@@ -63,12 +63,14 @@ class Multipliers:
     sizes: tuple[int, ...]
     tables: tuple[Tensor, ...]
 
-    def draws(self, centred: Tensor, rung: int) -> Tensor:
+    def draws(self, centred: Tensor, rung: int, *, onto: Tensor | None = None, factor: float = 1.0) -> Tensor:
         """Return bootstrap draws of the errors of prefix means.
 
         Args:
             centred: Per-sample numbers less their mean, ``[nodes, rungs[rung]]``.
             rung: Which prefix.
+            onto: Draws ``[nodes, draws]`` that these are added to, in place.
+            factor: By which errors are raised.
 
         Returns:
             Shape ``[nodes, draws]``, float32.
@@ -81,9 +83,40 @@ class Multipliers:
                 part = padded.reshape(len(part), -1, size).sum(-1)
             parts.append(part)
             start = stop
-        factor = math.sqrt(n / (n - 1)) if n > 1 else 0.0  # d_i are taken from their own mean
-        found: Tensor = (torch.cat(parts, 1) * factor).float() @ self.tables[rung]
+        factor *= math.sqrt(n / (n - 1)) if n > 1 else 0.0  # d_i are taken from their own mean
+        blocks = (torch.cat(parts, 1) * factor).float()
+        found: Tensor = blocks @ self.tables[rung] if onto is None else onto.addmm_(blocks, self.tables[rung])
         return found
+
+
+class Noise:
+    """Normal numbers for every node and draw, from a bank that is drawn once.
+
+    Each batch of nodes reads the bank at another shift of the draws, so that no two nodes share a number in one draw
+    unless a shift is drawn twice, and none of the nodes of one batch do.
+
+    Args:
+        nodes: Most nodes of a batch.
+        draws: Draws.
+        seed: Seed.
+
+    Example:
+        >>> noise = Noise(3, 100, seed=0)
+        >>> noise.take(2).shape, bool((noise.take(2) == noise.take(2)).all())
+        (torch.Size([2, 100]), False)
+    """
+
+    def __init__(self, nodes: int, draws: int, *, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._nodes, self._draws = nodes, draws
+        self._bank: Tensor | None = None
+
+    def take(self, nodes: int) -> Tensor:
+        """Return numbers ``[nodes, draws]``: a view of the bank, not to be written to."""
+        if self._bank is None:
+            self._bank = torch.randn(self._nodes, 2 * self._draws, generator=self._generator)
+        shift = int(torch.randint(self._draws, (), generator=self._generator))
+        return self._bank[:nodes, shift : shift + self._draws]
 
 
 def build_multipliers(

@@ -71,6 +71,7 @@ class Planner:
         self._tree, self._books, self._rungs, self._top = tree, books, rungs, len(rungs) - 1
         self._steering, self._target, self._confidence, self._minimum = steering, target, confidence, minimum
         self._planned_critical = planned_critical(confidence)
+        self._spent: dict[tuple[int, int], Tensor] = {}
         self._costs: list[list[float]] = [[] for _ in range(books.count)]
         self.predicted: list[Predicted | None] = [None] * books.count
         self.left = [0.0] * books.count
@@ -133,8 +134,7 @@ class Planner:
     ) -> tuple[Float64[Tensor, " some"], Float64[Tensor, " some"]]:
         """Return the variance that the surpluses of a level may add to each node's value: as planned, and at most."""
         errors, tree = self._books.errors[q], self._tree
-        inherited = (errors.inherited(tree.parents[part], tree.weights[part]) for part in torch.split(nodes, CHUNK))
-        spent = torch.cat([draws.square().mean(1).double() for draws in inherited])
+        spent = self._inherited(level, q, nodes)
         critical = max(errors.critical(self._confidence), self._planned_critical)
         allowed = (SAMPLING * self._books.absolute(q) / critical) ** 2
         if self._target == "population":  # what all samples cannot give, fewer need not try
@@ -145,6 +145,16 @@ class Planner:
         costs = forecast([*self._costs[q], cost], finer)
         counts = [len(nodes) * growth**j for j in range(finer + 1)]
         return left * share(costs, counts, self._rungs[0], float(left.mean())), most
+
+    def _inherited(self, level: int, q: int, nodes: Int64[Tensor, " some"]) -> Float64[Tensor, " some"]:
+        """Return the variances that the nodes of a level inherit; worked out once for its pilot and its goals."""
+        if (level, q) not in self._spent:
+            errors, tree = self._books.errors[q], self._tree
+            draws = (errors.inherited(tree.parents[part], tree.weights[part]) for part in torch.split(nodes, CHUNK))
+            squares = [torch.linalg.vector_norm(found, dim=1).double().square() / found.shape[1] for found in draws]
+            self._spent = {key: known for key, known in self._spent.items() if key[0] == level}
+            self._spent[level, q] = torch.cat(squares)
+        return self._spent[level, q]
 
     def close(self, level: int) -> None:
         """Take stock of a level: costs, and the prediction for the next one."""

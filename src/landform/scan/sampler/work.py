@@ -46,8 +46,10 @@ class Work:
     def due(self) -> list[tuple[int, int, Int64[Tensor, " some"]]]:
         """Return (rung reached, rung to reach, places of the nodes) for everything that is still to be evaluated."""
         open_ = (self.rung < self.goal) & ~self.hopeless
-        pairs = torch.unique(torch.stack([self.rung[open_], self.goal[open_]], 1), dim=0).tolist()
-        return [(a, b, (open_ & (self.rung == a) & (self.goal == b)).nonzero()[:, 0]) for a, b in pairs]
+        size = len(self.rungs)
+        code = torch.where(open_, (self.rung + 1) * size + self.goal, -1)
+        found = torch.bincount(code[open_]).nonzero()[:, 0].tolist()
+        return [(pair // size - 1, pair % size, (code == pair).nonzero()[:, 0]) for pair in found]
 
     def add(self, places: Int64[Tensor, " some"], rung: int, numbers: Float64[Tensor, "some quantities n"]) -> None:
         """Take the numbers of nodes up to ``rung``. A node with one that is not finite goes on to all samples."""
