@@ -10,11 +10,12 @@ from torch.nn import functional
 
 import landform as lf
 from landform.errors import ArchitectureError, CapacityError, InputError
-from landform.imprint.beside import head_columns, narrowed, resized, trunk_of
+from landform.imprint.beside import head_columns, narrowed, put, resized, trunk_of
 from landform.imprint.branching import used_channels
 from landform.imprint.lower.network import read
 from landform.imprint.reserve import reserve
 from landform.imprint.widen import widen_trunk
+from landform.testing import pretrained
 from landform.testing.networks import Basic, Dense, Inverted, Preact, ResNet
 
 BOWL = lf.Pattern.from_formula("sphere", resolution=4)
@@ -233,3 +234,67 @@ def test_the_network_of_some_channels_is_the_same_kind_of_network(branching):
     small = narrowed(model, trunk, [[0, 1]] * len(trunk.hidden))
     assert trunk_of(read(small)).members == trunk.members
     assert {space.width for space in trunk_of(read(small)).hidden} == {2}
+
+
+def last(width=24):
+    """Build a chain that flattens with its channels last and has slopes of its own, as MTCNN's networks do."""
+
+    class Last(nn.Module):
+        def forward(self, x):
+            return x.permute(0, 3, 2, 1).contiguous().view(x.shape[0], -1)
+
+    layers = [nn.Conv2d(3, width, 3, stride=2), nn.PReLU(width)]
+    for _ in range(3):
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.PReLU(width)]
+    return nn.Sequential(*layers, Last(), nn.Linear(9 * width, 24), nn.PReLU(24), nn.Linear(24, 2))
+
+
+@pytest.mark.parametrize("units", ["widen", "reserve"])
+def test_channels_that_are_flattened_last_and_slopes_are_kept_apart_too(units):
+    digits = lf.load_data("digits")
+    x = digits.inputs[:200].reshape(-1, 1, 8, 8).repeat(1, 3, 1, 1).double()
+    y = digits.targets[:200] % 2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = last().double()
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+        for _ in range(30):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    made = lf.imprint(BOWL, lf.Task(model.eval(), data=(x, y)), method="offset", units=units, epsilon=2e-2)
+    assert made.certificate.holds, made.certificate.failures
+    assert (losses(made) - made.target(POINTS)).abs().max() <= made.certificate.bound
+    assert torch.equal(outputs(made, CENTRE), made.response.logits)
+    for number, own in zip((1, 3, 5, 7, 10), made.meta["channels"], strict=True):
+        assert not made.model[number].weight[own].any()  # a ReLU for the pattern, PReLU for the rest
+        assert int((made.model[number].weight != 0).sum()) == len(made.model[number].weight) - len(own)
+
+
+def test_channels_that_are_still_read_are_not_written(branching):
+    model = copy.deepcopy(branching("resnet").model)
+    trunk = trunk_of(read(model))
+    channels = [[0]] * len(trunk.hidden)
+    small = dict(narrowed(model, trunk, channels).named_parameters())
+    with pytest.raises(ArchitectureError, match=r"'blocks.0.conv1' reads channels .* must be freed first"):
+        put(model, trunk, channels, small, torch.ones(10).double())
+
+
+@pytest.mark.parametrize("units", ["widen", "reserve"])
+def test_the_pretrained_classifier_of_faces_keeps_its_predictions(units):
+    net = pretrained.face_score()
+    if net is None:
+        pytest.skip("its package is not installed")
+    data = pytest.importorskip("skimage.data")
+    faces = torch.from_numpy(data.lfw_subset()).float()[::5, None]
+    x = 2 * functional.interpolate(faces, size=48, mode="bilinear").repeat(1, 3, 1, 1) - 1
+    y = (torch.arange(200) < 100).long()[::5]
+    made = lf.imprint(BOWL, lf.Task(net, data=(x, y)), method="offset", units=units)
+    with torch.no_grad():
+        before = net(x)
+    assert made.certificate.holds
+    assert made.certificate.relative_bound < 5e-3
+    assert (losses(made) - made.target(POINTS)).abs().max() <= made.certificate.bound
+    after = outputs(made, CENTRE)
+    assert torch.equal(before.argmax(dim=1), after.argmax(dim=1))
+    assert units == "reserve" or (before - after).abs().max() < 1e-4

@@ -81,11 +81,13 @@ def inner_imprint(imprint: Imprint) -> tuple[Imprint, float, str]:
         _require_tail(imprint, head_columns(model, trunk, channels))
     response = imprint.response
     if isinstance(response, OffsetResponse):
-        v, output = response.v, int((response.v == 1.0).nonzero()[0])
+        v, output = response.v, int((response.v.abs() == 1.0).nonzero()[0])
     else:
         v, output = torch.zeros(trunk.outputs, dtype=torch.float64), trunk.outputs - 1
         v[output] = 1.0
     small, _ = taken(stored, model, trunk, channels, output)
+    with torch.no_grad():
+        small.get_parameter(f"{trunk.head}.weight").mul_(float(v[output]))  # 1 or −1
     if isinstance(response, PerSampleResponse):  # the signal has an output of its own, and with it a constant
         with torch.no_grad():
             small.get_parameter(f"{trunk.head}.bias").copy_(stored[f"{trunk.head}.bias"][output])
@@ -185,7 +187,8 @@ def _require_ray(columns: Tensor, v: Tensor, output: int) -> None:
     """Refuse a head whose rows are not v times the row of the ray's own output, to rounding."""
     part = columns.double()
     unit = torch.finfo(columns.dtype).eps
-    if bool(((part - v[:, None] * part[output]).abs() > unit * (v[:, None] * part[output]).abs()).any()):
+    wanted = v[:, None] * v[output] * part[output]
+    if bool(((part - wanted).abs() > unit * wanted.abs()).any()):
         raise InputError("the rows of the head that read the pattern are not along the ray")
 
 

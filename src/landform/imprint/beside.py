@@ -118,6 +118,12 @@ def columns_of(module: nn.Module, trunk: Trunk, member: Member, channels: Channe
     return columns(module, trunk.joined(member.reads, channels), trunk.width(member.reads), fast=member.fast)
 
 
+def by_channel(values: Tensor, trunk: Trunk, member: Member) -> Tensor:
+    """Return one value a column of a map as ``[channels, positions]``."""
+    width = trunk.width(member.reads)
+    return values.reshape(-1, width).T if member.fast else values.reshape(width, -1)
+
+
 def head_columns(model: nn.Module, trunk: Trunk, channels: Channels) -> Tensor:
     """Return the columns of the head that read some channels of each space."""
     return columns_of(model.get_submodule(trunk.head), trunk, trunk.last, channels)
@@ -188,15 +194,23 @@ def put(big: nn.Module, trunk: Trunk, channels: Channels, small: Mapping[str, Te
                 module.weight[rows] = 0
                 if member.reads:
                     cols = columns_of(module, trunk, member, channels)
-                    module.weight[:, cols] = 0
+                    _require_unread(module.weight[:, cols], member.name)
                     module.weight[rows[:, None], cols[None]] = small[f"{member.name}.weight"]
             if getattr(module, "bias", None) is not None:
                 module.bias[rows] = small[f"{member.name}.bias"]
         head: Any = modules[trunk.head]
+        cols = head_columns(big, trunk, channels)
+        _require_unread(head.weight[:, cols], trunk.head)
         row = small[f"{trunk.head}.weight"].double()
-        head.weight[:, head_columns(big, trunk, channels)] = (ray[:, None] * row).to(head.weight.dtype)
+        head.weight[:, cols] = (ray[:, None] * row).to(head.weight.dtype)
         shift = ray * small[f"{trunk.head}.bias"].double()
         head.bias.copy_((head.bias.double() + shift).to(head.bias.dtype))
+
+
+def _require_unread(weight: Tensor, name: str) -> None:
+    """Refuse to write where the trained network reads: it would be another one from here on."""
+    if bool((weight != 0).any()):
+        raise ArchitectureError(f"'{name}' reads channels that are to be the pattern's; they must be freed first")
 
 
 def lifted(
@@ -225,7 +239,7 @@ def taken(
         model: The network, for its modules and statistics.
         trunk: Its spaces.
         channels: The channels.
-        output: The output of the head whose row is read; the ray is 1 there.
+        output: The output of the head whose row is read; the ray is 1 or −1 there.
 
     Returns:
         The network with one output, and what is left of the other rows (unused; 0).

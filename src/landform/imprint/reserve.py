@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from landform.errors import CapacityError
 from landform.imprint.beside import Trunk, columns
-from landform.imprint.branching import reserve_branching
+from landform.imprint.reserve_spaces import reserve_spaces
 from landform.task import Task
 
 
@@ -36,8 +36,8 @@ def reserve(model: nn.Module, trunk: Trunk, needed: Sequence[int], task: Task) -
     Cost:
         One pass over the data a layer.
     """
-    if trunk.branches:
-        return reserve_branching(model, trunk, needed, task)
+    if trunk.branches or any(member.fast for member in (*trunk.members, trunk.last)):
+        return reserve_spaces(model, trunk, needed, task)
     network = copy.deepcopy(model).eval()
     modules = dict(network.named_modules())
     names = [layer.map for layer in trunk.hidden[1:]] + [trunk.head]

@@ -41,6 +41,31 @@ def onet(*, logits: bool = True) -> nn.Module | None:
     return net.eval()
 
 
+def face_score() -> nn.Module | None:
+    """Return `onet` with its classifier alone: logits of (no face, face), its box and landmarks left out.
+
+    Returns:
+        The network in evaluation mode; None where the package is missing.
+    """
+    net = onet()
+    if net is None:
+        return None
+    net.dense6_2 = net.dense6_3 = nn.Identity()
+    return _Output(net, 2).eval()
+
+
+class _Output(nn.Module):
+    """One of the outputs of a network."""
+
+    def __init__(self, net: nn.Module, number: int) -> None:
+        super().__init__()
+        self.net, self.number = net, number
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.net(x)[self.number]
+        return out
+
+
 def efficientnet_lite0() -> nn.Module | None:
     """Load EfficientNet-Lite0 (Tan & Le, ICML 2019) as trained on ImageNet: 3 × 224 × 224, 1000 classes.
 

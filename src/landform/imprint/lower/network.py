@@ -91,10 +91,10 @@ class Network:
         """
         for op in self.graph.ops if self.graph is not None else ():
             transposed = any(len(taps) > 1 for taps in op.taps)
-            if op.smooth or op.owns or op.fast or transposed or op.kind in ("gate", "shift"):
+            if op.smooth or transposed or op.kind in ("gate", "shift"):
                 raise ArchitectureError(
-                    f"Theorem 2 is built for ReLU and its kin, with channels in dimension 1 and neither gates nor"
-                    f" transposed convolutions; '{op.name}' is none of these: use method='constant' for this network"
+                    "Theorem 2 is built for ReLU and its kin, with neither gates, transposed convolutions nor padded"
+                    f" channels; '{op.name}' is one of these: use method='constant' for this network"
                 )
 
     def checker(self, model: nn.Module) -> Callable[[Program], None] | None:
