@@ -8,7 +8,7 @@ from torch import nn
 
 import landform as lf
 from landform.errors import CapacityError
-from landform.testing.networks import Basic, Dense, Inverted, Preact, with_statistics
+from landform.testing.networks import Dense, Inverted, Padded, Squeezed, with_statistics
 
 torch.set_num_threads(1)
 X, Y = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 4
@@ -42,47 +42,78 @@ class Fire(nn.Module):
         return torch.cat([torch.relu(self.one(x)), torch.relu(self.three(x))], 1)
 
 
+class Residual(nn.Module):
+    """A residual block around any activation, the shortcut a map, an identity, or an identity with zeros around."""
+
+    def __init__(self, inputs, width, act, first, shortcut):
+        super().__init__()
+        self.first = nn.Sequential(nn.BatchNorm2d(inputs), act()) if first else nn.Identity()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.act, self.conv2, self.bn2 = act(), nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.last = nn.Identity() if first else act()
+        same = nn.Identity() if inputs == width else Padded(width - inputs, 1)
+        self.down = nn.Conv2d(inputs, width, 1, bias=False) if shortcut else same
+
+    def forward(self, x):
+        return self.last(self.down(x) + self.bn2(self.conv2(self.act(self.bn1(self.conv1(self.first(x)))))))
+
+
+def prelu():
+    act = nn.PReLU()
+    act.weight.data.fill_(-0.3)
+    return act
+
+
+STYLES = {
+    "capped": [nn.ReLU, nn.ReLU6],
+    "slopes": [nn.ReLU, prelu],
+    "leaky": [lambda: nn.LeakyReLU(0.1)],
+    "smooth": [nn.GELU, nn.SiLU, nn.Hardswish, nn.ELU, nn.Mish, nn.ReLU],
+}
+
+
 @st.composite
 def nets(draw):
     width = draw(st.integers(24, 40))
-    layers = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    leaky = draw(st.booleans())
+    style = draw(st.sampled_from(list(STYLES)))
+    acts = st.sampled_from(STYLES[style])
+    layers = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), draw(acts)()]
+    kinds = ["plain", "up", "pool", "residual", "first"]
+    kinds += [] if style == "leaky" else ["inverted", "dense", "fire", "squeezed"]
     for _ in range(draw(st.integers(3, 7))):
-        kinds = (
-            ["plain", "pool", "basic", "preact"] if leaky else ["plain", "pool", "basic", "inverted", "dense", "fire"]
-        )
         kind = draw(st.sampled_from(kinds))
         if kind == "plain":
             kernel, padding, dilation = draw(st.sampled_from([(1, 0, 1), (3, 1, 1), (3, 2, 2), (5, 2, 1)]))
-            new, act = (
-                draw(st.integers(24, 48)),
-                nn.LeakyReLU(0.1) if leaky else draw(st.sampled_from([nn.ReLU(), nn.ReLU6()])),
-            )
-            layers.append(Plain(width, new, kernel, padding, dilation, draw(st.booleans()), act))
+            new = draw(st.integers(24, 48))
+            layers.append(Plain(width, new, kernel, padding, dilation, draw(st.booleans()), draw(acts)()))
             width = new
+        elif kind == "up":
+            kernel, stride, padding, more = draw(st.sampled_from([(2, 2, 0, 0), (3, 1, 1, 0), (3, 2, 1, 1)]))
+            layers += [nn.ConvTranspose2d(width, 32, kernel, stride, padding, more), draw(acts)(), nn.MaxPool2d(stride)]
+            width = 32
         elif kind == "pool":
             layers.append(
                 draw(st.sampled_from([nn.MaxPool2d(1), nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)]))
             )
-        elif kind == "basic":
+        elif kind in ("residual", "first"):
             new = draw(st.sampled_from([width, 48]))
-            layers.append(Basic(width, new, 1))
+            layers.append(Residual(width, new, draw(acts), kind == "first", draw(st.booleans())))
             width = new
         elif kind == "inverted":
-            layers.append(Inverted(width, 2))
-        elif kind == "preact":
-            layers.append(Preact(width))
+            layers.append(Inverted(width, 2) if style == "capped" else Squeezed(width, draw(acts)))
+        elif kind == "squeezed":
+            layers.append(Squeezed(width, draw(acts), inside=draw(st.booleans())))
         elif kind == "dense":
             layers.append(Dense(width, 24, bottleneck=draw(st.booleans())))
             width += 24
         else:
             layers.append(Fire(width, 24))
             width = 72
-    tail = [nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4)]
+    tail = [nn.BatchNorm2d(width), draw(acts)(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4)]
     return with_statistics(nn.Sequential(*layers, *tail), draw(st.integers(0, 99)))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(nets(), st.sampled_from([torch.float32, torch.float64]))
 def test_a_random_network_compiles_and_stays_inside_its_certificate(net, dtype):
     net = net.to(dtype)
@@ -106,4 +137,4 @@ def test_a_random_network_compiles_and_stays_inside_its_certificate(net, dtype):
 
 
 def test_most_of_these_networks_hold_the_pattern():
-    assert len(COMPILED) > 15
+    assert len(COMPILED) > 12

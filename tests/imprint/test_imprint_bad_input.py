@@ -138,7 +138,7 @@ MODULES = [
     (lambda: nn.Sequential(*mlp(), nn.Softmax(dim=1)), r"module '9' is a Softmax"),
     (lambda: nn.Sequential(nn.BatchNorm1d(4), *mlp()).eval(), r"normalises the input before the first Linear"),
     (lambda: nn.Sequential(nn.Linear(4, 3)), r"no hidden layer"),
-    (Doubled, r"'mul' is a product; landform covers channels times a gate"),
+    (Doubled, r"operation 'mul' is not covered"),
     (Branching, r"cannot be traced"),
 ]
 
