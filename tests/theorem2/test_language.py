@@ -84,7 +84,7 @@ def test_float32_stays_within_its_proof_too(trained):
     made = lf.imprint(BOWL, task(trained, torch.float32), method="offset", epsilon=1e-3)
     h = some_points(made)
     assert made.certificate.holds
-    assert (losses(made, h) - made.target(h)).abs().max() <= made.certificate.bound < 0.02
+    assert (losses(made, h) - made.target(h)).abs().max() <= made.certificate.bound < 5e-3
 
 
 def test_at_the_minimum_every_prediction_is_the_trained_one(trained, made):
@@ -167,7 +167,7 @@ def test_every_form_carries_its_registers_through_the_norms(trained, form):
     made = lf.imprint(pattern, task(trained, count=10), method="offset", form=form, epsilon=1e-2)
     h = some_points(made)
     assert made.certificate.holds
-    assert (losses(made, h) - made.target(h)).abs().max() <= made.certificate.bound < 0.02
+    assert (losses(made, h) - made.target(h)).abs().max() <= made.certificate.bound < 0.012
 
 
 @pytest.mark.parametrize("z", [1, 3])
@@ -177,7 +177,7 @@ def test_other_numbers_of_coordinates(trained, z):
     )
     h = some_points(made)
     assert made.certificate.holds
-    assert (losses(made, h) - made.target(h)).abs().max() <= made.certificate.bound < 0.02
+    assert (losses(made, h) - made.target(h)).abs().max() <= made.certificate.bound < 0.012
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ What h does to the trained logits goes through the last norm only: σ² moves by
 another way. Both are bounded, for any order of summation, by sizes that are stored with the trained logits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -118,14 +118,13 @@ def _follow(
     read = read_norm(weights, bend.norm, state, h)
     if read.constant[:, 0].any():
         raise ProofError(f"'{bend.norm.name}' has a bias")
-    pieces = _pieces(weights, bend, state, read)
+    pieces, common = _pieces(weights, bend, state, read)
     scale *= _gain(weights, own, bend, read)
     main = max(pieces, key=lambda row: len(pieces[row].weight) if np.ptp(pieces[row].register) > 0 else -1)
     slope, shift, away = fit(pieces[main].register, values)
-    tau = grid_of([pieces[main], *(piece for row, piece in pieces.items() if row != main)])
     found: list[float] = []
     for real in (True, False):
-        grid = tau
+        grid = _grid(pieces[main], 0.0 if real else common)
         for _ in range(2):  # once more with the clamp's own knot
             added = {row: values_of(piece, grid, real=real) for row, piece in pieces.items()}
             line = _line(state, added, len(grid))
@@ -143,20 +142,36 @@ def _follow(
         relative = feel + TOKENS_DIFFER * last.factor * len(own.mlps)
         if not real:
             radius = radius + _last_norm(weights, own, s, unit, response, relative)
-        wanted = lo + (hi - lo) * (slope * grid - shift)
+        inside = np.clip(grid, pieces[main].register.min(), pieces[main].register.max())  # beyond, no farther than it
+        wanted = lo + (hi - lo) * (slope * inside - shift)
         total = np.maximum(radius[:-1], radius[1:]) if not real else np.zeros(len(grid) - 1)
         found.append(one.deviation(_loss(response), s[:-1], s[1:], wanted[:-1], wanted[1:], total))
     noise = found[1] - found[0] if np.isfinite(found[1]) else np.inf
-    return Parts((hi - lo) * away, found[0], max(noise, 0.0) + _logit_noise(response, own, weights, feel))
+    moved = (hi - lo) * abs(slope) * common  # all units read one register: its error is a place on the curve
+    return Parts((hi - lo) * away, found[0], moved + max(noise, 0.0) + _logit_noise(response, own, weights, feel))
 
 
-def _pieces(weights: Weights, mlp: Mlp, state: State, read: Read) -> dict[int, Piece]:
-    """Return what ψ's block adds to each coordinate that it writes: hinges of one register, or of a constant."""
+def _grid(piece: Piece, common: float) -> np.ndarray:
+    """Return the kinks of ψ, the ends of the register's span, and the ends with its error."""
+    wide = replace(piece, register=np.array([piece.register.min() - common, piece.register.max() + common]))
+    return np.union1d(grid_of([wide]), [piece.register.min(), piece.register.max()])
+
+
+def _pieces(weights: Weights, mlp: Mlp, state: State, read: Read) -> tuple[dict[int, Piece], float]:
+    """Return what ψ's block adds to each coordinate that it writes: hinges of one register, or of a constant.
+
+    And the error of that register, which all hinges have in common and which therefore is in none of the pieces.
+    """
     rows = live_units(weights, mlp)
-    pre = apply_map(weights, mlp.up, read, rows)
     down = weights.matrix(mlp.down)[:, rows]
     spans, size = np.ptp(state.value, axis=1), np.abs(state.value).max(1)
     moving = np.flatnonzero((spans > STILL * size) & (read.gain.max(1) != 0))
+    every = read.error + sum((np.abs(part) for part in read.shared), np.zeros_like(read.error)) * (1 + read.factor)
+    rest = np.ones((len(every), 1))
+    rest[moving] = 0.0
+    pre = apply_map(
+        weights, mlp.up, replace(read, error=read.error * rest, shared=[part * rest for part in read.shared]), rows
+    )
     weight = weights.matrix(mlp.up)[rows][:, moving]
     bends = (weight != 0).any(1)
     base = weight[bends][0] if bends.any() else np.zeros(len(moving))
@@ -183,7 +198,8 @@ def _pieces(weights: Weights, mlp: Mlp, state: State, read: Read) -> dict[int, P
         )
     if sum(1 for piece in out.values() if piece.sign.any()) != 1:
         raise ProofError(f"'{mlp.down.name}' writes no response curve, or more than one")
-    return out
+    common = float((np.abs(base) @ every[moving]).max(initial=0.0)) * (1 + 1e-4)
+    return out, common
 
 
 def _line(state: State, added: dict[int, tuple[np.ndarray, np.ndarray]], nodes: int) -> State:
