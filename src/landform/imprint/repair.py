@@ -77,11 +77,13 @@ def repair(
             if len(order) < min(BATCH, data.n):
                 order = torch.randperm(data.n, generator=generator)
             part, order = order[:BATCH], order[BATCH:]
-            losses, counts = form.terms(found(data.inputs[part]), data.targets[part])
+            terms = form.terms(found(data.inputs[part]), data.targets[part])
+            assert terms is not None  # cross-entropy, squares and BCE add up over samples
+            losses, counts = terms
             share = counts if data.weights is None else counts * data.weights[part]
             loss = (losses if data.weights is None else losses * data.weights[part]).sum() / share.sum()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             with torch.no_grad():
                 for module, cols in dead:
