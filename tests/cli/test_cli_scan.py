@@ -221,10 +221,13 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(run, own, tmp_path):
     found = run("scan", own[0], "--data", f"{own[1]}:loader", "--dry-run", "--json").json
     assert (found["points"], found["samples"], found["evaluations"]) == (33 * 33, 30, 33 * 33)
     assert found["seconds"] > 0
+    assert (found["tile"] >= 8, 1e3 < found["memory"] < 1e8) == (True, True)
     fine = run("scan", own[0], "--data", f"{own[1]}:loader", "--dry-run", "--json", "--tolerance", 0.01).json
     assert fine["points"] == 129 * 129  # those that are not needed are interpolated
     text = run("scan", own[0], "--data", f"{own[1]}:loader", "--dry-run", "--grid", 5, "--tolerance", 0.01).out
     assert "25, each a pass over 30 samples" in text
+    assert "tiles" in text
+    assert "MB beside Python and PyTorch" in text
     assert "nothing was written" in text
     assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in str(path)] == [
         path for path in before if "__pycache__" not in str(path)

@@ -81,6 +81,9 @@ def test_a_plan_says_what_it_costs() -> None:
     plan = plan_scan(task, space(task), points(2, 9))
     assert (plan.engine, plan.points, plan.samples, plan.sample_evaluations) == ("stacked", 9, SAMPLES, 9 * SAMPLES)
     assert plan.seconds > 0
+    assert plan.tile == 9  # all of them: so few are no work
+    numbers = sum(value.numel() for value in task.model.parameters())  # type: ignore[union-attr]
+    assert plan.memory >= 4 * numbers + task.data.inputs.nbytes + task.data.targets.nbytes
     assert "stacked: a small MLP" in plan.describe()
     assert plan_scan(task, space(task), points(2, 9), engine="functional", batch_size=5).reason == "asked for"
     with pytest.raises(InputError, match="no points"):

@@ -115,6 +115,8 @@ def plan_own(factory: str, source: Options, given: Options, voice: Voice) -> tup
         "reason": chosen.reason,
         "evaluations": len(h) * share,
         "seconds": chosen.seconds * share * (len(data) if data is not None else 1),
+        "tile": chosen.tile,
+        "memory": chosen.memory,
         "tolerance": tolerance,
     }
     sampled = "; with --tolerance a fraction of that, which only sampling finds out" if tolerance else ""
@@ -125,6 +127,8 @@ def plan_own(factory: str, source: Options, given: Options, voice: Voice) -> tup
             f"{len(h):,}, each a pass over {task.n:,} samples" + (f", of which {share:.2g}" if share < 1 else ""),
         ),
         ("engine", f"{chosen.engine}: {chosen.reason}"),
+        ("tiles", chosen.tiles),
+        ("memory", chosen.needs),
         ("time", f"about {result['seconds']:.3g} s on one process{sampled}"),
     ]
     return result, table(rows) + "\nnothing was written: this was a dry run"

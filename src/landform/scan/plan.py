@@ -19,6 +19,8 @@ from landform.scan.engine.functional import FunctionalEngine
 from landform.scan.engine.inplace import CachedEngine, InplaceEngine
 from landform.scan.engine.own import UnsupportedError
 from landform.scan.engine.space import AnySpace
+from landform.scan.estimate import memory_of, tile_rule
+from landform.scan.sampler.base import Request
 from landform.subspace import Subspace
 from landform.subspace.curve import Curve
 from landform.task import Task
@@ -55,6 +57,9 @@ class Plan:
         sample_evaluations: ``points · samples``.
         seconds: Time in all on this machine and one process, extrapolated from a few points.
         written: Numbers that are written anew at each point; 0 where the engine keeps none.
+        tile: Points of a work item, which is what a worker gets, a store keeps, and a crash costs.
+        memory: Bytes on one process beside Python and PyTorch, estimated: model, data, the engine's copies and caches,
+            a forward pass.
     """
 
     engine: str
@@ -65,20 +70,37 @@ class Plan:
     sample_evaluations: int
     seconds: float
     written: int
+    tile: int
+    memory: int
+
+    @property
+    def tiles(self) -> str:
+        """Say how points are cut into work items."""
+        return f"{-(-self.points // self.tile):,} of {self.tile:,} point{'s' * (self.tile != 1)}"
+
+    @property
+    def needs(self) -> str:
+        """Say what memory it takes."""
+        size = self.memory / 1e6
+        return f"about {size:.2g} MB beside Python and PyTorch" if size < 1000 else f"about {size / 1000:.2g} GB"
 
     def describe(self) -> str:
         """Say it in a few lines.
 
         Example:
-            >>> print(Plan("affine", "a graph could be cut", 1024, 9, 100, 900, 0.5, 10).describe())
+            >>> print(Plan("affine", "a graph could be cut", 1024, 9, 100, 900, 0.5, 10, 4, 3 << 20).describe())
             engine   affine: a graph could be cut
             work     9 points × 100 samples = 900 evaluations, blocks of 1,024
+            tiles    3 of 4 points
+            memory   about 3.1 MB beside Python and PyTorch
             time     about 0.5 s on one process
         """
         work = f"{self.points:,} points × {self.samples:,} samples = {self.sample_evaluations:,} evaluations"
         return (
             f"engine   {self.engine}: {self.reason}\n"
             f"work     {work}, blocks of {self.batch_size:,}\n"
+            f"tiles    {self.tiles}\n"
+            f"memory   {self.needs}\n"
             f"time     about {self.seconds:.3g} s on one process"
         )
 
@@ -182,9 +204,22 @@ def plan_scan(
     each = (time.perf_counter() - begin) / len(some)
     name = engine_name(built)
     evaluations = len(h) * task.n
-    size = getattr(built, "batch_size", None) or batch_size or task.batch_size()
+    engine_of = built.plane if isinstance(built, CurveEngine) else built
+    size = getattr(engine_of, "batch_size", None) or task.batch_size()
+    tile = min(len(h), tile_rule(task, name)(Request(h, 0, task.n, per_sample=False), len(task.quantities())))
     seconds = first + each * (len(h) - 1)
-    return Plan(name, reason, size, len(h), task.n, evaluations, seconds, getattr(built, "written", 0))
+    return Plan(
+        name,
+        reason,
+        size,
+        len(h),
+        task.n,
+        evaluations,
+        seconds,
+        getattr(engine_of, "written", 0),
+        tile,
+        memory_of(task, built, size),
+    )
 
 
 def engine_name(engine: AbstractEngine) -> str:

@@ -12,24 +12,18 @@ from torch import Tensor
 from landform.errors import InputError, StoreError
 from landform.scan.engine.base import AbstractEngine
 from landform.scan.engine.space import AnySpace
+from landform.scan.estimate import tile_rule
 from landform.scan.executor import open_pool
-from landform.scan.identity import differ, first_values, hash_of, identity, on_device, work_of
+from landform.scan.identity import differ, first_values, hash_of, identity
 from landform.scan.imprints import about, describe
 from landform.scan.places import Places
 from landform.scan.plan import build_engine, engine_name
-from landform.scan.run import Run, run, tiling
+from landform.scan.run import Run, run
 from landform.scan.sampler import AbstractSampler, FullGrid, Multilevel, sample_order
 from landform.scan.store import ScanStore
 from landform.scan.surface import unit_of
 from landform.scan.worker import Factory
 from landform.task import Task
-
-DEVICE_SPEED = 50
-"""How many times the work of a CPU's tile a tile for an accelerator has."""
-SHARED = 8
-"""Points a tile at least for engines that share work between the points of a call, or the reading of large data."""
-LARGE_DATA = 1 << 30
-"""Bytes of inputs from which on they may have to be read from a disk for every tile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +106,7 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     if options.here:
         factory = functools.partial(_the, engine)
     del engine  # workers build their own; a second model here would only take memory
-    large = task.data.inputs.nbytes > LARGE_DATA
-    shares = SHARED if large or name in ("affine", "stacked", "collapsed", "cached") else 1
-    rule = tiling(work_of(task) / (DEVICE_SPEED if on_device(task) else 1), least=shares)
+    rule = tile_rule(task, name)
     with open_pool(factory, executor=options.executor, workers=options.workers, dask=options.dask) as pool:
         done = run(sampler, pool, len(quantities), tile=rule, store=store, progress=options.progress)
     loss = task.loss_form.name

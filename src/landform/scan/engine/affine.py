@@ -138,6 +138,12 @@ class AffineEngine(AbstractBlocks):
         """Numbers that are written at every point."""
         return self._theta.numel
 
+    @property
+    def held(self) -> int:
+        """Bytes of moved parameters, for each core, and of prepared blocks."""
+        blocks = sum(ready.frontier.bytes for ready in self._blocks.values())
+        return self._theta.bytes(len(self._lanes)) + blocks
+
     def _forget(self) -> None:
         """Let go of prepared blocks, and of what each core has."""
         self._blocks.clear()

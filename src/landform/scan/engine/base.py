@@ -59,6 +59,11 @@ class AbstractEngine(abc.ABC):
     def n(self) -> int:
         """Number of samples."""
 
+    @property
+    def held(self) -> int:
+        """Bytes of copies and caches that it holds now, beside the caller's model and data."""
+        return 0
+
     @abc.abstractmethod
     def terms(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Terms:
         """Compute the terms of samples ``start … stop − 1`` (in the engine's order) at points.

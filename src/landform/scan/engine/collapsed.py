@@ -64,7 +64,7 @@ class CollapsedEngine(AbstractEngine):
         self._weights = data.weights
         few = task.replace(data=dataclasses.replace(data.subset(first), weights=None))
         try:
-            self._inner: AbstractEngine = StackedEngine(few, subspace, batch_size=batch_size)
+            self._inner: AffineEngine = StackedEngine(few, subspace, batch_size=batch_size)
         except UnsupportedError:
             self._inner = AffineEngine(few, subspace, batch_size=batch_size)
         if self._source.order is not None:
@@ -80,6 +80,16 @@ class CollapsedEngine(AbstractEngine):
     def n(self) -> int:
         """Number of samples."""
         return self._source.n
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a block."""
+        return self._inner.batch_size
+
+    @property
+    def held(self) -> int:
+        """Bytes that the engine for distinct targets holds."""
+        return self._inner.held
 
     def terms(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Terms:
         """Compute the terms of samples ``start … stop − 1`` at points; see `AbstractEngine.terms`."""

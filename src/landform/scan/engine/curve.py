@@ -34,6 +34,11 @@ class CurveEngine(AbstractEngine):
         """Number of samples."""
         return self._plane.n
 
+    @property
+    def held(self) -> int:
+        """Bytes that the plane's engine holds."""
+        return self._plane.held
+
     def terms(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Terms:
         """Compute the terms of samples at points of the curve; see `AbstractEngine.terms`."""
         return self._plane.terms(self._curve.coordinates(h), start, stop)

@@ -56,6 +56,11 @@ class FunctionalEngine(AbstractBlocks):
         """Whether `terms` can be had."""
         return self._source.per_sample
 
+    @property
+    def held(self) -> int:
+        """Bytes of the parameters at a point."""
+        return sum(self._subspace.origin[name].nbytes for name in self._subspace.moved)
+
     def sums(self, h: Float64[Tensor, "points z"], start: int = 0, stop: int | None = None) -> Sums:
         """Compute sums over a range of samples, also of a loss of batches; see `AbstractEngine.sums`."""
         if self.per_sample:

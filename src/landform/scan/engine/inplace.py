@@ -123,6 +123,13 @@ class InplaceEngine(AbstractBlocks):
         self._place = None if lead is None else (lead.device, dtype or lead.dtype)
         self._memos = self._remember(task, by_id, model) if memo else None
 
+    @property
+    def held(self) -> int:
+        """Bytes of the largest moved tensor, once made and once on the way, and of what is remembered."""
+        subspace = self._point.subspace
+        largest = max((subspace.origin[name].nbytes for name in subspace.moved), default=0)
+        return 2 * largest + (0 if self._memos is None else self._memos.bytes)
+
     def _quiet(self) -> contextlib.AbstractContextManager[object]:
         return torch.inference_mode() if self._memos is None else torch.no_grad()
 

@@ -185,14 +185,16 @@ class Memos:
         if key in self._held:
             return self._held[key]
         for other in list(self._held):
-            if other[0] not in keep and self._bytes() > self.LIMIT // 2:
+            if other[0] not in keep and self.bytes > self.LIMIT // 2:
                 del self._held[other]
         found = self._prepare(start, stop)
         inputs = [leaf for leaf in tree_leaves(found.inputs) if isinstance(leaf, Tensor)]
         found.memo = Memo([*self._fixed, *inputs])
-        if self._bytes() <= self.LIMIT // 2:  # a block is half of it at most
+        if self.bytes <= self.LIMIT // 2:  # a block is half of it at most
             self._held[key] = found
         return found
 
-    def _bytes(self) -> int:
+    @property
+    def bytes(self) -> int:
+        """Memory of what is remembered."""
         return sum(ready.memo.bytes for ready in self._held.values() if ready.memo is not None)

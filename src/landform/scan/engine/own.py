@@ -145,6 +145,10 @@ class Theta:
         """Numbers that are moved."""
         return sum(len(origin) for origin, *_ in self._groups)
 
+    def bytes(self, cores: int) -> int:
+        """Memory of the origin, the directions, and for each core a point and a line."""
+        return sum((1 + len(steps) + 2 * cores) * origin.nbytes for origin, steps, *_ in self._groups)
+
     def write(self, h: tuple[float, ...]) -> None:
         """Move to a point."""
         line = h[:-1]

@@ -18,6 +18,16 @@ class AnySpace(Protocol):
         """Number of coordinates."""
         ...
 
+    @property
+    def origin(self) -> Mapping[str, Tensor]:
+        """Every parameter by name, at one point."""
+        ...
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Names of the parameters that change."""
+        ...
+
     def at(self, h: Float[Tensor, " z"]) -> Mapping[str, Tensor]:
         """Return parameters at one point, fit for `torch.func.functional_call`."""
         ...
