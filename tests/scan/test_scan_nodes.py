@@ -7,6 +7,8 @@ from torch import nn
 
 import landform as lf
 from landform.errors import InputError
+from landform.scan import run
+from landform.scan.executor import HerePool
 from landform.subspace import Subspace
 
 X, Y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
@@ -31,6 +33,60 @@ def test_nodes_measured_on_a_subset_have_no_metrics_of_a_point():
     task, line = quadratic("gradient_norm")
     surface = lf.scan(task, line, grid=3, ranges=[(-1, 1)], subset=2)
     assert bool(surface.gradient_norm.isnull().all())
+
+
+@pytest.mark.parametrize("options", [{}, {"tolerance": 0.3, "check": 0}])
+def test_metrics_of_points_are_kept_in_a_store(tmp_path, monkeypatch, options):
+    task, line = quadratic(("gradient_norm", "top_hessian_eigenvalue"))
+    calls, left = [], [3]
+    whole = type(task).node_values
+
+    def counted(self, parameters=None):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        calls.append(1)
+        return whole(self, parameters)
+
+    monkeypatch.setattr(type(task), "node_values", counted)
+    where = {"grid": 5, "ranges": [(-1, 1)], "store": tmp_path / "s", **options}
+    with pytest.warns(UserWarning, match="gradient_norm, top_hessian_eigenvalue are not measured at all nodes"):
+        part = lf.scan(task, line, **where)
+    assert part.attrs["complete"] is False
+    assert int(part.gradient_norm.notnull().sum()) == 3
+    assert bool(part.loss.notnull().all())
+    left[0] = 100
+    done = lf.scan(task, line, **where)
+    assert done.attrs["complete"] is True
+    np.testing.assert_allclose(done.gradient_norm, 2 * abs(done.h1.values), atol=1e-12)
+    np.testing.assert_allclose(done.top_hessian_eigenvalue, 2.0, rtol=1e-6)
+    assert len(calls) == 5
+    again = lf.scan(task, line, **where)
+    assert len(calls) == 5
+    np.testing.assert_array_equal(again.gradient_norm, done.gradient_norm)
+    other = task.replace(metrics="gradient_norm")  # another metric of the same scan has a place of its own
+    lf.scan(other, line, **where)
+    assert len(calls) == 10
+
+
+def test_an_interrupted_scan_does_not_begin_with_metrics_of_points(monkeypatch):
+    task, line = quadratic("gradient_norm")
+    monkeypatch.setattr(type(task), "node_values", lambda *_: pytest.fail("Ctrl-C was pressed"))
+    compute, told = HerePool.compute, []
+
+    def stops(self, items):
+        for answer in compute(self, items):
+            if told:
+                raise KeyboardInterrupt
+            told.append(1)
+            yield answer
+
+    monkeypatch.setattr(HerePool, "compute", stops)
+    monkeypatch.setattr(run, "TILE_POINTS", 1)
+    with pytest.warns(UserWarning, match="interrupted: 1 of 5 points"):
+        part = lf.scan(task, line, grid=5, ranges=[(-1, 1)])
+    assert bool(part.gradient_norm.isnull().all())
+    assert part.attrs["complete"] is False
 
 
 def test_metrics_of_points_for_several_heads():

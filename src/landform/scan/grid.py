@@ -210,9 +210,15 @@ def _surface(
         _say_interrupted(int((estimate.samples > 0).sum()), len(places.h))
     elif not estimate.notes.get("tolerance_reached", True):
         _say_not_reached(estimate.notes, task.n)
-    attrs = measured.attrs | _cost(begin, complete=measured.run.complete)
+    done = measured.run.complete
+    extra, complete = node_metrics(
+        task, space, places, estimate, compute=done, store=measured.store, progress=options.progress
+    )
+    if done and not complete:
+        text = f"interrupted: {', '.join(task.node_metrics)} are not measured at all nodes, everything else is"
+        warnings.warn(text, stacklevel=3)
+    attrs = measured.attrs | _cost(begin, complete=complete)
     units = {"loss": attrs["unit"]}
-    extra = node_metrics(task, space, places, estimate, options.progress)
     surface = label(places, estimate, measured.quantities, units=units, target=goal, extra=extra, attrs=attrs)
     return surface if isinstance(subject, Imprint) else say_where(surface, getattr(space, "meta", None) or {})
 

@@ -8,6 +8,7 @@ round by round; a scan that goes on asks again from the first question, and is t
         num                 answers [points, quantities(, samples)], float64, one chunk a tile
         den                 denominators [quantities(, samples)], which are those of every tile
         done                a mark a tile, written after its chunk: 2^32 + CRC-32 of num's and den's bytes; 0: not done
+    nodes-…/…               the same for metrics of a point (gradient norm, …), a tile a node
 
 Marks decide what is there, so NaN is a value like any other. A chunk that was cut off, altered or lost does not fit its
 mark, and its tile is computed again. Chunks are written whole (a temporary file renamed, or one upload), tiles are
@@ -200,11 +201,11 @@ class ScanStore:
             found: dict[str, Any] = json.loads(str(group.attrs["value"]))
             return found
 
-    def round(self, number: int, request: Request, quantities: int, tile: int) -> Round:
+    def round(self, number: int | str, request: Request, quantities: int, tile: int) -> Round:
         """Open a round, or begin it.
 
         Args:
-            number: Counted from 0.
+            number: Counted from 0; or the name of a group for what is asked beside the rounds.
             request: What is asked.
             quantities: How many.
             tile: Points a tile, if it is new.
@@ -217,7 +218,7 @@ class ScanStore:
         """
         import zarr
 
-        name = f"round-{number:05d}"
+        name = number if isinstance(number, str) else f"round-{number:05d}"
         where = f"{name} of {self.path}"
         question = {
             "points": len(request.h),

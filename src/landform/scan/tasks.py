@@ -71,11 +71,13 @@ class Measured:
         run: The run.
         quantities: Names of the estimate's columns.
         attrs: Attributes of the dataset.
+        store: Where answers are kept, or None.
     """
 
     run: Run
     quantities: tuple[str, ...]
     attrs: dict[str, Any]
+    store: ScanStore | None
 
 
 def measure_task(task: Task, subspace: AnySpace, places: Places, options: Options) -> Measured:
@@ -125,7 +127,7 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
         "complete": done.complete,
         "stored_evaluations": done.reused,
     }
-    return Measured(done, quantities, attrs)
+    return Measured(done, quantities, attrs, store)
 
 
 def _the(engine: AbstractEngine) -> AbstractEngine:
