@@ -73,7 +73,7 @@ def memory_of(task: Task, engine: AbstractEngine, batch_size: int) -> int:
         else:
             task.stepped(None, task.batch(slice(0, few)))
     activations = LIVE * largest.bytes * min(batch_size, task.n) // few
-    return sum(value.nbytes for value in held) + engine.held + activations
+    return int(sum(value.nbytes for value in held) + engine.held + activations)
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from landform.calling import model_hash
 from landform.data.hashing import hash_tensors
 from landform.errors import ArchitectureError
-from landform.scan.engine.inplace import InplaceEngine
+from landform.scan.engine.inplace import LARGE, InplaceEngine
 from landform.scan.engine.own import UnsupportedError
 from landform.scan.engine.space import AnySpace
-from landform.scan.plan import LARGE
 from landform.scan.surface import versions
 from landform.subspace import Subspace
 from landform.task import Task

@@ -16,7 +16,7 @@ from landform.scan.engine.base import AbstractEngine
 from landform.scan.engine.collapsed import CollapsedEngine
 from landform.scan.engine.curve import CurveEngine
 from landform.scan.engine.functional import FunctionalEngine
-from landform.scan.engine.inplace import CachedEngine, InplaceEngine
+from landform.scan.engine.inplace import LARGE, CachedEngine, InplaceEngine
 from landform.scan.engine.own import UnsupportedError
 from landform.scan.engine.space import AnySpace
 from landform.scan.estimate import memory_of, tile_rule
@@ -32,8 +32,6 @@ PROBE = 4
 """Samples and points at which a fast engine is compared with the plain one before it is trusted."""
 SMALL = 1 << 15
 """Numbers written a point up to which stacks of points are faster: products of 128 × 128 and less."""
-LARGE = 1 << 26
-"""Moved numbers (256 MB in float32) from which on no copies of parameters are made."""
 
 _FAST: dict[str, Callable[..., AbstractEngine]] = {
     "affine": AffineEngine,
