@@ -51,6 +51,7 @@ NETS = {
     ),
     "preact": (lambda: networks.preact(8, 2), (3, 8, 8)),
     "mobile": (lambda: networks.mobile(8, 2), (3, 8, 8)),
+    "squeezed": (lambda: networks.squeezed(8, 2), (3, 8, 8)),
     "densenet": (lambda: networks.densenet(4, (2, 2)), (3, 8, 8)),
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from landform.calling import as_found
 from landform.errors import ArchitectureError, CapacityError, InputError
@@ -23,7 +24,7 @@ from landform.imprint.lower.smooth import (
     room_of,
     write_stream,
 )
-from landform.imprint.lower.stream import Stream, outputs_of
+from landform.imprint.lower.stream import Stream, call_model, outputs_of
 from landform.imprint.widening.configured import is_configured
 from landform.imprint.widening.enough import least_hidden
 from landform.pattern import Pattern, SumPattern
@@ -256,8 +257,14 @@ def _verify(
     mixed = _other_inputs(sample, generator)
     best, ray = response.best.numpy(), response.ray.numpy()
     with as_found(network), torch.no_grad():
+        _probe(network, sample)
         for point in h:
             first, second = (outputs_at(network, subspace, point, inputs, n) for inputs in (sample, mixed))
+            if first.shape != second.shape or first.shape[-1] != len(best):
+                raise ArchitectureError(
+                    f"{type(network).__name__} returns outputs of shape {list(first.shape)} and, for other inputs,"
+                    f" {list(second.shape)}, of which the last dimension should be {len(best)}: the head's"
+                )
             if not torch.equal(first, second):
                 raise ArchitectureError(
                     f"{type(network).__name__} still depends on its input after every mixer was silenced, by up to"
@@ -270,6 +277,40 @@ def _verify(
                     f"{type(network).__name__} gives outputs {away:.1e} away from the compiled program; it computes"
                     " something that its norms and linear maps do not show (a scale, a second path)"
                 )
+
+
+class _Peeking(TorchDispatchMode):
+    """Counts how often a forward pass turns a tensor into a Python number, as ``if x.sum() > 0`` does."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def _probe(network: nn.Module, sample: Any) -> None:
+    """Refuse control flow that depends on data, which no run shows, and several outputs, of which one is meant.
+
+    What reads an attention mask (to skip one that hides nothing) is the library's own and harmless.
+
+    Raises:
+        ArchitectureError: If there is some.
+    """
+    with _Peeking() as peeking:
+        found = call_model(network, sample)
+    masked = isinstance(sample, Mapping) and any("mask" in key for key in sample)
+    if peeking.count and not masked:
+        raise ArchitectureError(
+            f"the forward of {type(network).__name__} turns tensors into Python numbers (if x.sum() > 0, x.item()):"
+            " what it computes then depends on the data, and no run shows all of it; use torch.where, or take that off"
+        )
+    several = list(found) if type(found) is dict else list(range(len(found))) if type(found) in (tuple, list) else []
+    if len(several) > 1:
+        raise ArchitectureError(
+            f"{type(network).__name__} returns {len(several)} outputs ({', '.join(map(str, several))}), and a pattern"
+            " is written into one head of a transformer; wrap it in a module that returns that one"
+        )
 
 
 def _other_inputs(sample: Any, generator: torch.Generator) -> Any:

@@ -10,6 +10,43 @@ from landform.imprint.lower.affine import KINDS as MAPS
 from landform.imprint.lower.batchnorm import KINDS as NORMS
 
 
+def refuse_quantised(model: nn.Module) -> None:
+    """Refuse a network with quantised layers, whose weights are no parameters.
+
+    Raises:
+        ArchitectureError: Naming the first of them.
+    """
+    for name, module in model.named_modules():
+        if ".quantized." in f"{type(module).__module__}.":
+            raise ArchitectureError(
+                f"module '{name}' is quantised ({type(module).__module__}.{type(module).__name__}); use the network as"
+                " it was before, in float32"
+            )
+
+
+def refuse_computed(model: nn.Module) -> None:
+    """Refuse a network with weights that are computed from other parameters, wherever they are.
+
+    Raises:
+        ArchitectureError: Naming the module and what to do.
+    """
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        old = next(
+            (key for key in own if key.endswith(("_g", "_v", "_orig")) and key[: key.rindex("_")] not in own), None
+        )
+        if hasattr(module, "parametrizations"):
+            raise ArchitectureError(
+                f"layer '{name}' is parametrised (weight norm or the like); remove it first, with"
+                " torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        if old is not None and hasattr(module, old[: old.rindex("_")]):
+            raise ArchitectureError(
+                f"layer '{name}' computes its weight from '{old}' (weight or spectral norm); remove that first, e.g."
+                " with torch.nn.utils.remove_weight_norm"
+            )
+
+
 def check_module(name: str, module: nn.Module, seen: dict[int, str]) -> None:
     """Refuse parameters of a module that cannot be written.
 

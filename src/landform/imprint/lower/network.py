@@ -13,7 +13,7 @@ from torch import nn
 from landform.errors import ArchitectureError
 from landform.imprint.lower import chain as chains
 from landform.imprint.lower import linear
-from landform.imprint.lower.checks import check_modules
+from landform.imprint.lower.checks import check_modules, refuse_quantised
 from landform.imprint.lower.graph import Graph, read_graph
 from landform.imprint.lower.grouping import stages
 from landform.imprint.lower.linear import Lowered
@@ -136,6 +136,8 @@ def read(model: nn.Module, sample: Sequence[int] | None = None) -> Network:
         >>> read(net).widths, read(net).injected
         ((4, 8), '0.bias')
     """
+    if isinstance(model, nn.Module):
+        refuse_quantised(model)
     try:
         return _from_chain(chains.trace(model))
     except ArchitectureError as error:

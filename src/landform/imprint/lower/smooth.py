@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from landform.errors import ArchitectureError, CapacityError
+from landform.imprint.lower.checks import refuse_computed, refuse_quantised
 from landform.imprint.lower.stream import Map, Mlp, Norm, Stream
 from landform.program.stream import Block, StreamProgram
 
@@ -128,6 +129,8 @@ def check_weights(model: nn.Module) -> None:
     Raises:
         ArchitectureError: Naming the parameter or module and what to do.
     """
+    refuse_quantised(model)
+    refuse_computed(model)
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ArchitectureError(f"parameter '{name}' is on the meta device; load the weights first")

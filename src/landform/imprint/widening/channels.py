@@ -15,7 +15,7 @@ from landform.imprint.widening.spaces import Layout, Segment, Spaces
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-SILENT = ("keep", "pool", "act", "norm")  # kinds of operations after which the channels are the same
+SILENT = ("keep", "pool", "act", "norm", "gate")  # kinds of operations after which the channels are the same
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,15 @@ class Channels:
             module: Any = self.modules[op.name]
             ratio = Fraction(module.out_channels, module.in_channels)
             return tuple(Segment(s.space, s.ratio * ratio) for s in source)
-        if op.kind == "add":
+        if op.kind in ("add", "mul"):
             known = [layout for layout in given if layout is not None]
-            why = f"'{op.name}' adds channels of different origin"
+            does = "adds" if op.kind == "add" else "multiplies"
+            why = f"'{op.name}' {does} channels of different origin"
             for layout in known[1:]:
                 self.spaces.join(known[0], layout, why)
             if len(known) < len(given):
                 for layout in known:
-                    self.spaces.fix(layout, f"'{op.name}' adds the network's input to them")
+                    self.spaces.fix(layout, f"'{op.name}' {does} the network's input and them")
             return known[0] if known else None
         if op.kind == "cat":
             return tuple(segment for layout in given for segment in layout or ())
