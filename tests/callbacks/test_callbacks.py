@@ -66,58 +66,6 @@ def test_a_lightning_trainer(tmp_path):
     assert plane.meta["steps"] == [0, 5, 10, 12]
 
 
-def recorded_by_hugging_face(trajectory, tmp_path):
-    """Train with the real trainer where accelerate is there, else by the trainer's own handler of callbacks."""
-    from transformers import TrainerControl, TrainerState, TrainingArguments
-
-    from landform.callbacks import HuggingFaceTrajectory
-
-    callback = HuggingFaceTrajectory(trajectory, every=2)
-    inputs, labels = examples()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Classifier()
-    seen = [model.net.weight.detach().clone()]
-    try:
-        import accelerate  # noqa: F401
-    except ImportError:
-        from transformers.trainer_callback import CallbackHandler
-
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        handler = CallbackHandler([callback], model, None, optimizer, None)
-        state, control = TrainerState(), TrainerControl()
-        handler.on_train_begin(None, state, control)
-        for start in range(0, 40, 8):
-            optimizer.zero_grad()
-            batch = slice(start % 32, start % 32 + 8)
-            model(inputs[batch], labels[batch])["loss"].backward()
-            optimizer.step()
-            state.global_step += 1
-            seen.append(model.net.weight.detach().clone())
-            handler.on_step_end(None, state, control)
-        handler.on_train_end(None, state, control)
-        return seen
-    from transformers import Trainer, TrainerCallback
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **kwargs):
-            seen.append(model.net.weight.detach().clone())
-
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path / "out"),
-        max_steps=5,
-        per_device_train_batch_size=8,
-        report_to=[],
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-        logging_strategy="no",
-    )
-    data = [{"inputs": row, "labels": label} for row, label in zip(inputs, labels, strict=True)]
-    Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Watch(), callback]).train()
-    return seen
-
-
 class Classifier(nn.Module):
     def __init__(self):
         super().__init__()
@@ -128,14 +76,47 @@ class Classifier(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-@pytest.mark.filterwarnings("ignore")
+def trained_by_hugging_face(model, steps, folder, *callbacks, **options):
+    from transformers import Trainer, TrainingArguments
+
+    inputs, labels = examples()
+    data = [{"inputs": row, "labels": label} for row, label in zip(inputs, labels, strict=True)]
+    quiet = {"report_to": [], "disable_tqdm": True, "logging_strategy": "no", "use_cpu": True, "seed": 0}
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=8, save_steps=2, **quiet
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=list(callbacks))
+    with torch.random.fork_rng(devices=[]):
+        trainer.train(**options)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the trainer
 def test_a_hugging_face_trainer(tmp_path):
-    pytest.importorskip("transformers")
-    trajectory = Trajectory()
-    seen = recorded_by_hugging_face(trajectory, tmp_path)
+    pytest.importorskip("accelerate")
+    transformers = pytest.importorskip("transformers")
+    from landform.callbacks import HuggingFaceTrajectory
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            seen.append(model.net.weight.detach().clone())
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Classifier()
+    seen = [model.net.weight.detach().clone()]
+    trajectory = Trajectory(tmp_path / "run")
+    callback = HuggingFaceTrajectory(trajectory, every=2)
+    trained_by_hugging_face(model, 5, tmp_path / "out", Watch(), callback)
     assert trajectory.steps == (0, 2, 4, 5)
+    assert not torch.equal(seen[0], seen[5])
     for point, step in zip(trajectory, (0, 2, 4, 5), strict=True):
         assert torch.equal(point.read("net.weight"), seen[step])
+
+    again = Trajectory(tmp_path / "run")  # as after a restart of the process: both go on from what is on disk
+    resumed = HuggingFaceTrajectory(again, every=2)
+    trained_by_hugging_face(Classifier(), 8, tmp_path / "out", resumed, resume_from_checkpoint=True)
+    assert again.steps == (0, 2, 4, 5, 6, 8)
+    assert torch.equal(again[3].read("net.weight"), seen[5])
 
 
 @pytest.mark.parametrize("name", ["LightningTrajectory", "HuggingFaceTrajectory"])

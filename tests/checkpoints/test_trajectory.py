@@ -6,7 +6,7 @@ from safetensors import safe_open
 from torch import nn
 
 from landform import Trajectory
-from landform.errors import InputError
+from landform.errors import ArchitectureError, InputError
 
 torch.set_num_threads(1)
 
@@ -92,7 +92,9 @@ def test_what_does_not_fit(tmp_path):
         trajectory.record(nn.Linear(2, 2, bias=False))
     with pytest.raises(InputError, match="the trajectory has 1 points, there is no number 1"):
         trajectory[1]
-    with pytest.raises(InputError, match=r"wanted a torch.nn.Module to record"):
+    with pytest.raises(InputError, match=r"got \[1\]; wanted a torch.nn.Module, or its state dict, to record"):
+        trajectory.record([1])
+    with pytest.raises(InputError, match="differ first at 'weight', which point 1 has and point 2 has not"):
         trajectory.record({"w": torch.ones(1)})
     with pytest.raises(InputError, match=r"dtype is torch.int8; wanted a floating-point dtype"):
         Trajectory(dtype=torch.int8)
@@ -114,3 +116,34 @@ def test_a_disk_that_takes_nothing_leaves_no_half_point(tmp_path, monkeypatch):
         trajectory.record(nn.Linear(2, 2))
     assert [file.name for file in tmp_path.iterdir()] == ["000000.safetensors"]
     assert len(trajectory) == 1
+
+
+def test_a_state_dict_is_recorded_as_its_model():
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    trajectory = Trajectory()
+    trajectory.record(model, 1)
+    trajectory.record(model.state_dict(), 2)  # running statistics are no parameters
+    assert trajectory[1].names == trajectory[0].names
+    assert all(torch.equal(trajectory[1].read(name), trajectory[0].read(name)) for name in trajectory.names)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.distributed
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch was built without torch.distributed")
+def test_a_sharded_model_is_refused_with_what_to_record_and_that_is_recorded():
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    whole = {name: value.detach().clone() for name, value in model.named_parameters()}
+    trajectory = Trajectory()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ArchitectureError, match=r"'0.weight' is sharded, .*get_model_state_dict with full_state"):
+            trajectory.record(model)
+        trajectory.record(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)), 7)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert trajectory.steps == (7,)
+    assert all(torch.equal(trajectory[0].read(name), value) for name, value in whole.items())

@@ -2,14 +2,14 @@
 
 import glob
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from landform.calling import own_state, unwrap
+from landform.calling import unwrap
 from landform.checkpoints.checkpoint import Checkpoint, Point, checkpoint
 from landform.checkpoints.files import write_weights
 from landform.errors import ArchitectureError, InputError
@@ -123,30 +123,41 @@ class Trajectory:
             raise InputError("a trajectory of no points; wanted at least one")
         return trajectory
 
-    def record(self, model: nn.Module, step: int | None = None) -> None:
-        """Add the model's parameters as they are now.
+    def record(self, model: nn.Module | Mapping[str, Tensor], step: int | None = None) -> None:
+        """Add the parameters as they are now.
 
         Args:
-            model: The model; wrappers of ``torch.compile`` and DDP are taken off, and with several processes each
-                records for itself, so let one do it.
+            model: The model, or its state dict; wrappers of ``torch.compile`` and DDP are taken off, and with several
+                processes each records for itself, so let one do it. Of a sharded model (FSDP) no process has all;
+                all of them gather its state dict, and one records that::
+
+                    from torch.distributed.checkpoint import state_dict as sd
+
+                    whole = sd.get_model_state_dict(model, options=sd.StateDictOptions(full_state_dict=True))
+                    if torch.distributed.get_rank() == 0:
+                        trajectory.record(whole, step)
+
             step: The step of training; the number of points so far by default.
 
         Raises:
             InputError: Parameters of other names or shapes than before, or a disk that is full or read-only.
-            ArchitectureError: Parameters without values, or sharded ones (FSDP).
+            ArchitectureError: Parameters without values, or sharded ones.
 
         Cost:
             A copy of the parameters; on disk, written beside and renamed, so that no half point is left.
         """
-        inner = unwrap(model)
-        if not isinstance(inner, nn.Module):
-            raise InputError(f"got {model!r}; wanted a torch.nn.Module to record")
-        own_state(inner)
-        kept: dict[str, Tensor] = {}
-        for name, value in checkpoint(inner).state().items():
-            if type(value).__name__ == "DTensor":
-                raise ArchitectureError(f"'{name}' is sharded; record the full state dict: Trajectory.of, from_files")
-            kept[name] = value.cpu().to(self._dtype or value.dtype)
+        inner = model if isinstance(model, Mapping) else unwrap(model)
+        if not isinstance(inner, nn.Module | Mapping):
+            raise InputError(f"got {model!r}; wanted a torch.nn.Module, or its state dict, to record")
+        found = _tensors(inner)
+        sharded = next((name for name, value in found.items() if type(value).__name__ == "DTensor"), None)
+        if sharded is not None:
+            raise ArchitectureError(
+                f"'{sharded}' is sharded, and one process cannot gather it alone; on all of them call torch.distributed"
+                ".checkpoint.state_dict.get_model_state_dict with full_state_dict=True, and record what it returns"
+            )
+        state = checkpoint(inner).state()
+        kept = {name: value.cpu().to(self._dtype or value.dtype) for name, value in state.items()}
         number = len(self._points)
         step = number if step is None else int(step)
         if self.folder is None:
@@ -213,6 +224,10 @@ class Trajectory:
                     f"'{name}' has shape {list(first.shape(name))} in {first.label}, {list(point.shape(name))} in"
                     f" {point.label}"
                 )
+
+
+def _tensors(model: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return dict(model.named_parameters()) if isinstance(model, nn.Module) else model
 
 
 def _listed(files: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[Path]:
