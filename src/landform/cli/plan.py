@@ -229,11 +229,15 @@ def capacity_of(
     if usable is None:
         return None, {}
 
-    def held(given: "list[Room]", check: Any = None) -> "Capacity":
-        return capacity(given, z=z, channels=channels, per_hinge=per_hinge, axis_aligned=axis_aligned, check=check)
+    def held(given: "list[Room]", check: Any = None, *, direct: bool = True) -> "Capacity":
+        options: dict[str, Any] = {"per_hinge": per_hinge, "axis_aligned": axis_aligned, "check": check}
+        return capacity(given, z=z, channels=channels, direct=direct, **options)
 
     wider = [replace(room, units=2 * room.units, beside=2 * room.beside) for room in usable]
-    more = {"wider": held(wider).best.cells, "deeper": held([*usable, usable[-1]]).best.cells}
+    more = {
+        "wider": held(wider, direct=False).best.cells,
+        "deeper": held([*usable, usable[-1]], direct=False).best.cells,
+    }
     return held(usable, check), more
 
 

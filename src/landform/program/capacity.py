@@ -109,6 +109,7 @@ def capacity(
     per_hinge: int = 1,
     axis_aligned: bool = True,
     check: Check | None = None,
+    direct: bool = True,
 ) -> Capacity:
     """Find the finest pattern that each form and schedule packs into hidden layers of given widths.
 
@@ -119,6 +120,7 @@ def capacity(
         per_hinge: Network units that a ReLU takes: 1, or 2 for LeakyReLU.
         axis_aligned: Whether h itself is injected (Theorem 1 as stated) or its hinges.
         check: Raises `CapacityError` for a program that an architecture cannot place, for reasons other than its units.
+        direct: Whether the direct form, without a response curve, is searched too: half of the time.
 
     Returns:
         The capacity.
@@ -143,7 +145,9 @@ def capacity(
     inner = every[1:] if axis_aligned else every
     if axis_aligned and (not every or units[0] < z):
         inner = []
-    holdings = tuple(_holding(form, schedule, inner, z, channels, per_hinge, check) for form, schedule in _forms(z))
+    holdings = tuple(
+        _holding(form, schedule, inner, z, channels, per_hinge, check, direct) for form, schedule in _forms(z)
+    )
     return Capacity(units, z, channels, per_hinge, axis_aligned, holdings)
 
 
@@ -245,9 +249,16 @@ def _before_curve(inner: Sequence[Room]) -> int:
 
 
 def _holding(
-    form: str, schedule: str, inner: Sequence[Room], z: int, channels: int, per_hinge: int, check: Check | None
+    form: str,
+    schedule: str,
+    inner: Sequence[Room],
+    z: int,
+    channels: int,
+    per_hinge: int,
+    check: Check | None,
+    direct: bool,
 ) -> Holding:
-    def scheduled(n: int, last: int) -> Open | None:
+    def scheduled(n: int, last: int, check: Check | None = check) -> Open | None:
         layers = inner[: _before_curve(inner)] if last else inner
         return _schedule(form, schedule, (n,) * z, layers, channels, per_hinge, check)
 
@@ -256,18 +267,37 @@ def _holding(
     most = units if form != "hats" else math.ceil(units ** (1 / z))
     most = max(1, min(FINEST[z], most))
 
-    def with_curve(n: int) -> bool:
-        state = scheduled(n, 1)
+    def with_curve(n: int, check: Check | None) -> bool:
+        state = scheduled(n, 1, check)
         if state is None or spline_room(inner[state.layers :], channels, per_hinge) < MIN_KNOTS:
             return False
         return check is None or _placed(state, inner, channels, per_hinge, check)
 
+    def without(n: int, check: Check | None) -> bool:
+        return scheduled(n, 0, check) is not None
+
+    def finest(fits: Callable[[int, Check | None], bool]) -> int:
+        """Search by counting units, which is quick; go down from there to what the architecture can place."""
+        high = _largest(lambda n: fits(n, None), least, most)
+        if check is None or not high or fits(high, check):
+            return high
+        down = 1
+        while high - down >= least and not fits(high - down, check):
+            high, down = high - down, 2 * down
+        low = high - down
+        if low < least:
+            return _largest(lambda n: fits(n, check), least, high - 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle, check) else (low, middle)
+        return low
+
     least = 2 if form == "strips" else 1
-    cells = _largest(with_curve, least, most)
-    direct = _largest(lambda n: scheduled(n, 0) is not None, least, most)
+    cells = finest(with_curve)
+    plain = finest(without) if direct else 0
     state = scheduled(cells, 1) if cells else None
     knots = spline_room(inner[state.layers :], channels, per_hinge) if state is not None else 0
-    return Holding(form, schedule, cells, knots, direct, state.layers if state is not None else 0)
+    return Holding(form, schedule, cells, knots, plain, state.layers if state is not None else 0)
 
 
 def _largest(fits: Callable[[int], bool], least: int, most: int) -> int:
