@@ -1,7 +1,8 @@
 """Every architecture: what each holds without widening, how exact it is, what is proved, and what it costs.
 
-Networks in CIFAR shapes, random patterns (the hardest), 10 unbalanced classes. For each network the finest pattern that
-its widths hold with a response curve, and the coarser ones, in float32 and float64.
+Networks in CIFAR shapes, and two pretrained ones where their packages are installed; random patterns (the hardest), 10
+unbalanced classes. For each network the finest pattern that its widths hold with a response curve, in float32 and
+float64.
 """
 
 import time
@@ -18,7 +19,7 @@ import landform as lf
 from benchmarks.report import Table
 from landform.imprint.lower.network import read
 from landform.program.capacity import capacity
-from landform.testing import networks
+from landform.testing import networks, pretrained
 
 FINEST = 64  # finer patterns fit some networks; they are not measured, so that the whole run takes minutes
 NETS: dict[str, Any] = {
@@ -29,7 +30,15 @@ NETS: dict[str, Any] = {
     "pre-activation, 4 blocks of 48": networks.preact,
     "inverted bottlenecks, 4 of 32": networks.mobile,
     "DenseNet-like, growth 24": networks.densenet,
+    "ResNet-20, shortcuts without weights": lambda: networks.resnet20(maps=False),
+    "ResNet-20, GELU": lambda: networks.resnet20(act=nn.GELU),
+    "gated bottlenecks, Hardswish, 4 of 32": networks.squeezed,
+    "up and down, transposed, SiLU": networks.upsampling,
+    "MTCNN's O-Net (pretrained)": pretrained.onet,
+    "EfficientNet-Lite0 (pretrained)": pretrained.efficientnet_lite0,
 }
+SIZES = {"MTCNN's O-Net (pretrained)": 48, "EfficientNet-Lite0 (pretrained)": 224}
+"""Sizes of images where they are not the case's."""
 CASES: dict[str, dict[str, Any]] = {
     "full": {"names": tuple(NETS), "points": 10, "size": 32},
     "quick": {"names": ("LeNet-like", "ResNet-20"), "points": 4, "size": 32},
@@ -61,10 +70,10 @@ def _tables(names: Sequence[str], points: int, size: int) -> list[Table]:
     )
 
 
-def _data(size: int) -> tuple[Tensor, Tensor]:
+def _data(size: int, classes: int = 10) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 10, (1000,), generator=generator).pow(2) // 9
-    labels = torch.cat([labels.clamp(max=9), torch.arange(10)])
+    labels = torch.randint(0, 10, (1000 if size < 100 else 20,), generator=generator).pow(2) // 9
+    labels = torch.cat([labels.clamp(max=9), torch.arange(10)]) % classes
     return torch.randn(len(labels), 3, size, size, generator=generator), labels
 
 
@@ -74,8 +83,10 @@ def _pattern(n: int) -> lf.Pattern:
 
 
 def _network(name: str, points: int, size: int) -> list[dict[str, object]]:
-    inputs, labels = _data(size)
     net = NETS[name]()
+    if net is None:  # its package is not installed
+        return []
+    inputs, labels = _data(SIZES.get(name, size), 2 if "O-Net" in name else 10)
     found = read(net, inputs.shape[1:])
     held = capacity(found.rooms, per_hinge=found.per_hinge, check=found.checker(net))
     rows: list[dict[str, object]] = []
@@ -127,11 +138,16 @@ def _error(made: lf.Imprint, inputs: Tensor, points: int) -> tuple[float, bool]:
     worst, same = 0.0, True
     for point in h:
         state = {**made.subspace.at(point), **dict(made.model.named_buffers())}
-        outputs, others = (torch.func.functional_call(made.model, state, (x,)).detach() for x in inputs.split(1))
-        same = same and torch.equal(outputs, others)
-        loss = made.response.loss(outputs[:1].double())[0]
-        worst = max(worst, abs(float(loss - made.target(point.double()[None])[0])))
+        outputs, others = (_heads(torch.func.functional_call(made.model, state, (x,))) for x in inputs.split(1))
+        same = same and all(torch.equal(a, b) for a, b in zip(outputs, others, strict=True))
+        target = float(made.target(point.double()[None])[0])
+        for output, response in zip(outputs, made.responses, strict=True):
+            worst = max(worst, abs(float(response.loss(output[:1].double())[0]) - target))
     return worst, same
+
+
+def _heads(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(r.detach() for r in (result if isinstance(result, tuple) else (result,)))
 
 
 def _saving(model: nn.Module) -> float:

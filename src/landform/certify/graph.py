@@ -230,6 +230,7 @@ class _Reader:
                     kept=kept,
                     cap=cap,
                     smooth=act.smooth,
+                    far=act.far,
                 )
             )
             own = len(channels)

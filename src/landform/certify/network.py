@@ -23,7 +23,9 @@ is taken first (1), x's product (1), the last sum (1); with a half to spare."""
 
 
 SMOOTH_ROUNDINGS = 8.0
-"""Roundings of a smooth activation of a large number: its factor is computed to a few ulp, then there are products."""
+"""Roundings of a smooth activation of a number up to 64: a factor known to a few ulp, then products."""
+NEAR = 2.0**16
+"""64 times the largest factor by which the first layer's units are followed (see `propagate.injected`)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Step:
         kept: Inputs that stay beside the units, unchanged: they are rows behind those of ``weight``.
         cap: Where the activation stops growing; pre-activations must stay below.
         smooth: How far the activation is from one of that slope, at most; 0 for piecewise-linear ones.
+        far: Roundings of a smooth activation of large numbers, most of which it returns as they are.
     """
 
     weight: sp.csr_matrix
@@ -53,6 +56,7 @@ class Step:
     kept: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
     cap: float = math.inf
     smooth: float = 0.0
+    far: float = 0.0
 
     @classmethod
     def stored(
@@ -67,6 +71,7 @@ class Step:
         kept: np.ndarray | None = None,
         cap: float = math.inf,
         smooth: float = 0.0,
+        far: float = 0.0,
     ) -> "Step":
         """Return the step of a map as stored."""
         inexact = abs(weight).tocsr()
@@ -74,7 +79,7 @@ class Step:
         inexact.eliminate_zeros()
         none = np.zeros(len(bias)) if offset is None else offset
         stays = np.zeros(0, dtype=int) if kept is None else kept
-        return cls(weight, bias, slope, stage, inexact, roundings, none, stays, cap, smooth)
+        return cls(weight, bias, slope, stage, inexact, roundings, none, stays, cap, smooth, far)
 
     def rows(self, units: np.ndarray) -> "Step":
         """Return the step restricted to some of its own units."""
@@ -89,8 +94,9 @@ class Step:
 
     def bent(self, value: np.ndarray, roundoff: float) -> np.ndarray:
         """Return what a smooth activation adds to the error of relu's values, its rounding included."""
+        size = np.abs(value)
         near = self.smooth * (1 + 2.0**-10)  # an error of a few ulp where it is neither 0 nor the number itself
-        added: np.ndarray = near + SMOOTH_ROUNDINGS * roundoff * np.abs(value)
+        added: np.ndarray = near + roundoff * (SMOOTH_ROUNDINGS * np.minimum(size, NEAR) + self.far * size)
         return added
 
     def columns(self, units: np.ndarray) -> "Step":

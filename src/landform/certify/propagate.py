@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from landform.certify.field import Field, dilate, local_changes
-from landform.certify.network import Step
+from landform.certify.network import NEAR, Step
 from landform.mesh import Mesh
 
 U64 = 2.0**-53
@@ -50,6 +50,8 @@ def injected(step: Step, left: np.ndarray, right: np.ndarray) -> Step:
     Raises:
         ProofError: If a unit exceeds the cap of its activation: h is at most 1, n·h may be more.
     """
+    if step.smooth and left.max(initial=1.0) > NEAR / 64:
+        raise ProofError(f"more than {int(NEAR / 64)} cells an axis and smooth activations: too large to follow")
     top = step.weight.maximum(0).sum(axis=1).A1 + step.bias
     if not top.max(initial=0.0) * (1 + 1e-5) <= step.cap:
         raise ProofError(f"some unit of the first layer exceeds {step.cap:g}, where its activation stops growing")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from landform.certify.network import SMOOTH_ROUNDINGS, Network, Step
+from landform.certify.network import NEAR, SMOOTH_ROUNDINGS, Network, Step
 from landform.certify.propagate import SLACK, ProofError, injected, rounding
 from landform.certify.prove import (
     Parts,
@@ -209,6 +209,8 @@ def _mapped(field: AxisField, step: Step, roundoff: float) -> AxisField:
     if step.smooth:
         error = error + SLACK * step.bent(np.abs(single).max(axis=1, initial=0.0), roundoff)
         for number, value in several.items():
-            error[number] += SMOOTH_ROUNDINGS * roundoff * float(np.abs(value).max(axis=1).sum())
+            error[number] += (
+                step.far * roundoff * float(np.abs(value).max(axis=1).sum()) + SMOOTH_ROUNDINGS * roundoff * NEAR
+            )
     axis = np.where(one, np.where(most < 0, 0, most), -1)
     return AxisField(single, several, axis, error, kink, field.z)

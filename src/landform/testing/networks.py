@@ -40,10 +40,14 @@ class Basic(nn.Module):
         stride: Of the first convolution.
         maps: Whether that map is a convolution (their option B); else positions are left out and channels of zeros are
             put around (option A, as in their networks for CIFAR).
+        act: Makes an activation.
     """
 
-    def __init__(self, inputs: int, width: int, stride: int, *, maps: bool = True) -> None:
+    def __init__(
+        self, inputs: int, width: int, stride: int, *, maps: bool = True, act: type[nn.Module] = nn.ReLU
+    ) -> None:
         super().__init__()
+        self.act = act()
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
@@ -56,9 +60,9 @@ class Basic(nn.Module):
 
     def forward(self, x: Images) -> Images:
         """Apply the block."""
-        out = functional.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return functional.relu(out + (x if self.down is None else self.down(x)))
+        out = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+        total: Tensor = self.act(out + (x if self.down is None else self.down(x)))
+        return total
 
 
 class ResNet(nn.Module):
@@ -70,6 +74,7 @@ class ResNet(nn.Module):
         blocks: Blocks in a group.
         classes: Outputs.
         maps: Whether blocks that change shapes have a map on the other path (see `Basic`).
+        act: Makes an activation.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class ResNet(nn.Module):
         classes: int = 10,
         *,
         maps: bool = True,
+        act: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
@@ -87,14 +93,14 @@ class ResNet(nn.Module):
         layers, channels = [], stem
         for width, stride in widths:
             for number in range(blocks):
-                layers.append(Basic(channels, width, stride if number == 0 else 1, maps=maps))
+                layers.append(Basic(channels, width, stride if number == 0 else 1, maps=maps, act=act))
                 channels = width
         self.blocks = nn.Sequential(*layers)
-        self.fc = nn.Linear(channels, classes)
+        self.fc, self.act = nn.Linear(channels, classes), act()
 
     def forward(self, x: Images) -> Float[Tensor, "n classes"]:
         """Return the logits."""
-        x = self.blocks(functional.relu(self.bn1(self.conv1(x))))
+        x = self.blocks(self.act(self.bn1(self.conv1(x))))
         out: Tensor = self.fc(x.mean((2, 3)))
         return out
 
@@ -276,9 +282,9 @@ def resnet18() -> nn.Module:
     return with_statistics(ResNet())
 
 
-def resnet20(*, maps: bool = True) -> nn.Module:
+def resnet20(*, maps: bool = True, act: type[nn.Module] = nn.ReLU) -> nn.Module:
     """Build ResNet-20 for 3 × 32 × 32: 16, 32 and 64 channels; ``maps=False``: without parameters on shortcuts."""
-    return with_statistics(ResNet(16, ((16, 1), (32, 2), (64, 2)), 3, maps=maps))
+    return with_statistics(ResNet(16, ((16, 1), (32, 2), (64, 2)), 3, maps=maps, act=act))
 
 
 def _stem(width: int) -> list[nn.Module]:
@@ -305,6 +311,16 @@ def squeezed(width: int = 32, blocks: int = 4, act: type[nn.Module] = nn.Hardswi
     stem = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), act()]
     body = [Squeezed(width, act, inside=number != 1) for number in range(blocks)]
     return with_statistics(nn.Sequential(*stem, *body, *_tail(width)))
+
+
+def upsampling(width: int = 48) -> nn.Module:
+    """Build a net that halves positions and doubles them again by transposed convolutions, with SiLU."""
+    layers = [nn.Conv2d(3, width, 3, padding=1), nn.SiLU()]
+    layers += [nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(2 * width), nn.SiLU()]
+    layers += [nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.SiLU()]
+    layers += [nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(2 * width), nn.SiLU()]
+    layers += [nn.ConvTranspose2d(2 * width, width, 2, 2), nn.SiLU()]
+    return with_statistics(nn.Sequential(*layers, *_tail(width)))
 
 
 def densenet(growth: int = 24, blocks: tuple[int, ...] = (3, 3), *, bottleneck: bool = True) -> nn.Module:

@@ -24,6 +24,8 @@ from landform.imprint.lower.graph import Call, Op
 COVERS = "ReLU, LeakyReLU, PReLU, ReLU6, GELU, SiLU, Mish, Hardswish, ELU, CELU, Softplus"
 GELU, SILU, MISH, HARDSWISH = 0.1701, 0.2785, 0.3089, 0.375
 """Largest distances from ReLU, rounded up: at t = ∓0.7518, ∓1.2785, −1.1924 and ±1.5."""
+SIXTHS = 4.0
+"""Roundings of t·6/6, which is what Hardswish makes of a large number."""
 _RELU: tuple[Any, ...] = (torch.relu, torch.relu_, functional.relu, "relu", "relu_")
 
 
@@ -58,8 +60,8 @@ def _smooth(call: Call, channels: int) -> Op | None:
     """Return an activation that is ReLU but for a constant."""
     module, target = call.module, call.target
 
-    def act(distance: float, at_zero: float = 0.0) -> Op:
-        return Op("act", call.name, call.inputs[:1], channels, slope=0.0, smooth=distance, at_zero=at_zero)
+    def act(distance: float, at_zero: float = 0.0, far: float = 0.0) -> Op:
+        return Op("act", call.name, call.inputs[:1], channels, slope=0.0, smooth=distance, at_zero=at_zero, far=far)
 
     if isinstance(module, nn.GELU) or target is functional.gelu:
         return act(GELU)
@@ -68,7 +70,7 @@ def _smooth(call: Call, channels: int) -> Op | None:
     if isinstance(module, nn.Mish) or target is functional.mish:
         return act(MISH)
     if isinstance(module, nn.Hardswish) or target is functional.hardswish:
-        return act(HARDSWISH)
+        return act(HARDSWISH, far=SIXTHS)
     if isinstance(module, (nn.ELU, nn.CELU)):
         return act(_positive(module.alpha, call.name, "alpha"))
     if target in (functional.elu, functional.celu):
@@ -88,8 +90,10 @@ def _positive(value: float, name: str, what: str) -> float:
 
 def _log_two(beta: float, threshold: float, name: str) -> float:
     """Return log 2/β, softplus's value at 0 and its largest distance from ReLU."""
-    if threshold < 0:
-        raise ArchitectureError(f"'{name}' has threshold {threshold}; the construction needs one of at least 0")
+    if not 0 <= threshold <= 80:
+        raise ArchitectureError(
+            f"'{name}' has threshold {threshold}; the construction needs one in [0, 80], beyond which exp overflows"
+        )
     return math.log(2) / _positive(beta, name, "beta")
 
 

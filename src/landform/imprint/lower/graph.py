@@ -53,6 +53,7 @@ class Op:
         pads: Zeros that were put around the positions, (before, after) along each axis, for the next convolution.
         gated: Whether this is a gate, passed on by a view.
         smooth: How far an activation is from a ReLU at most; 0 where it is piecewise linear.
+        far: Roundings of a smooth activation of numbers beyond 64; most return these as they are.
         at_zero: Value of a smooth activation at 0: log 2 for softplus, 0 for all others.
         owns: Whether an activation has parameters (PReLU's slopes), which are set to zero: then it is a ReLU.
     """
@@ -72,6 +73,7 @@ class Op:
     pads: tuple[tuple[int, int], ...] = ()
     gated: bool = False
     smooth: float = 0.0
+    far: float = 0.0
     at_zero: float = 0.0
     owns: bool = False
 

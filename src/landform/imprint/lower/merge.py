@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from landform.errors import ArchitectureError
-from landform.imprint.lower.activation import HARDSWISH
+from landform.imprint.lower.activation import HARDSWISH, SIXTHS
 from landform.imprint.lower.graph import Call, Op, Ref
 
 COVERS = "residual sums, concatenation of channels, sigmoid gates"
@@ -64,7 +64,7 @@ def _product(call: Call) -> Op:
     gate, value = gates[0], 1 - gates[0]
     if call.sources[gate].kind == "gate" and call.sources[gate].inputs[0] == call.inputs[value]:
         # SiLU, or Hardswish: the larger distance holds for both
-        return Op("act", call.name, (call.inputs[value],), call.channels[0], slope=0.0, smooth=HARDSWISH)
+        return Op("act", call.name, (call.inputs[value],), call.channels[0], slope=0.0, smooth=HARDSWISH, far=SIXTHS)
     return Op("mul", call.name, (call.inputs[value], call.inputs[gate]), call.channels[0])
 
 
