@@ -49,9 +49,9 @@ def run(width: int) -> list[Table]:
     with tempfile.TemporaryDirectory() as folder:
         calls = [
             ("2×2", 2, scan(2, grid=2, ranges=box)),
-            ("3×3", 2, scan(2, grid=3, ranges=box)),
-            ("2 points", 8, scan(8, points=torch.tensor([[0.5] * 8, [-0.5] * 8]))),
-            ("2 points, into a store", 2, scan(2, points=torch.tensor([[0.5, 0.5], [0.1, 0.2]]), store=folder + "/s")),
+            ("3×2", 2, scan(2, grid=(3, 2), ranges=box)),
+            ("1 point", 6, scan(6, points=torch.full((1, 6), 0.5))),
+            ("1 point, into a store", 2, scan(2, points=torch.full((1, 2), 0.5), store=folder + "/s")),
         ]
         for what, z, call in calls:
             took = peak_memory(call)

