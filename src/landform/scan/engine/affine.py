@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from landform.scan.engine.blocks import AbstractBlocks, Part
-from landform.scan.engine.cut import Affine, Cut, Frontier, Scratch
-from landform.scan.engine.own import Theta, UnsupportedError, aliases, compute_dtype, own_copy
+from landform.scan.engine.cut import Cut, Frontier, Scratch
+from landform.scan.engine.fold import fold
+from landform.scan.engine.own import Affine, Theta, UnsupportedError, aliases, compute_dtype, own_copy
 from landform.scan.engine.reading import Reading
 from landform.scan.engine.source import Block
 from landform.scan.engine.spread import parts, spread
@@ -121,9 +122,10 @@ class AffineEngine(AbstractBlocks):
             for name, alias in under.items()
         }
         graph = trace(model)
+        fold(graph, tensors, steps)
         self.cut = Cut(graph, classify(graph, set(steps)), steps, subspace.z)
         late = {name: value for name, value in tensors.items() if id(value) in self.cut.used}
-        self._theta = Theta(late, subspace, under)
+        self._theta = Theta(late, steps, subspace.z)
         self._lanes = [_Lane(self.cut.rest, self._theta, Scratch())]
         self._lead = next((value for value in tensors.values() if value.is_floating_point()), None)
         with torch.inference_mode(), task.mode():

@@ -8,19 +8,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landform.scan.engine.own import combine
+from landform.scan.engine.own import Affine, combine
 from landform.scan.engine.trace import NORMS, PRODUCTS, Kind, call, fetch, is_shape, product, step
 
 Steps = Mapping[int, "Affine"]
 """By ``id`` of a moved tensor: its value at the origin, and what each direction adds to it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """A value base + Σ_i h_i·parts_i; parts may be None (zero) and may have shapes that broadcast to the base's."""
-
-    base: Tensor
-    parts: tuple[Tensor | None, ...]
 
 
 class Cut:

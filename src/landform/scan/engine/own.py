@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from landform.errors import ArchitectureError
-from landform.subspace import Subspace
 from landform.task.running import HALF
 
 
@@ -80,6 +80,14 @@ def own_copy(
     return result, tensors
 
 
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """A value base + Σ_i h_i·parts_i; parts may be None (zero) and may have shapes that broadcast to the base's."""
+
+    base: Tensor
+    parts: tuple[Tensor | None, ...]
+
+
 class Theta:
     """Moved tensors of an own copy, written in place as origin + Σ_i h_i·direction_i.
 
@@ -89,11 +97,11 @@ class Theta:
 
     Args:
         tensors: The copy's tensors to be moved, by name; their ``.data`` become views of the buffers.
-        subspace: Where to.
-        names: The name under which the subspace moves each of them.
+        steps: Directions, by the ``id`` of the tensor that they move.
+        z: Number of directions.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], subspace: Subspace, names: Mapping[str, str]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], steps: Mapping[int, Affine], z: int) -> None:
         self._groups: list[tuple[Tensor, list[Tensor], Tensor, Tensor]] = []
         self._line: tuple[float, ...] | None = None
         self._places: list[list[tuple[int, slice, torch.Size]]] = []
@@ -101,18 +109,18 @@ class Theta:
         for dtype in dict.fromkeys(value.dtype for value in tensors.values()):
             members = {name: value for name, value in tensors.items() if value.dtype == dtype}
             origin = torch.cat([value.detach().reshape(-1) for value in members.values()])
-            steps = [torch.zeros_like(origin) for _ in range(subspace.z)]
+            rows = [torch.zeros_like(origin) for _ in range(z)]
             moved = torch.empty_like(origin)
             places = []
             place = 0
-            for name, value in members.items():
+            for value in members.values():
                 part = slice(place, place := place + value.numel())
-                for step, direction in zip(steps, subspace.directions, strict=True):
-                    if names[name] in direction:
-                        step[part] = direction[names[name]].detach().reshape(-1)
+                for step, moving in zip(rows, steps[id(value)].parts, strict=True):
+                    if moving is not None:
+                        step[part] = moving.reshape(-1)
                 value.data = moved[part].view(value.shape)
                 places.append((id(value), part, value.shape))
-            self._groups.append((origin, steps, torch.empty_like(origin), moved))
+            self._groups.append((origin, rows, torch.empty_like(origin), moved))
             self._places.append(places)
 
     def twin(self, module: nn.Module) -> tuple["Theta", nn.Module]:

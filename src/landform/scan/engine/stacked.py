@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name everyone knows
 from torch import Tensor, fx, nn
 
-from landform.scan.engine.cut import Affine, Cut
-from landform.scan.engine.own import Theta, UnsupportedError, combine
+from landform.scan.engine.cut import Cut
+from landform.scan.engine.own import Affine, Theta, UnsupportedError, combine
 from landform.scan.engine.trace import fetch, has_hooks
 
 NUMBERS = 1 << 18

@@ -143,11 +143,12 @@ def _module_kind(module: nn.Module, node: fx.Node, own: bool, affine: bool) -> K
         return Kind.VARYING if own and affine else Kind.AFFINE
     if own:
         return Kind.VARYING
-    linear = type(module) in LINEAR_MODULES or (type(module) in NORMS and _fixed_statistics(module))
+    linear = type(module) in LINEAR_MODULES or (type(module) in NORMS and fixed_statistics(module))
     return Kind.AFFINE if linear else Kind.VARYING
 
 
-def _fixed_statistics(module: nn.Module) -> bool:
+def fixed_statistics(module: nn.Module) -> bool:
+    """Say whether a BatchNorm has running statistics, and so does not depend on the batch in evaluation mode."""
     return isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
 
 
