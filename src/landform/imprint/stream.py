@@ -279,7 +279,7 @@ def _verify(
                 )
 
 
-class _Peeking(TorchDispatchMode):
+class _Peeking(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts how often a forward pass turns a tensor into a Python number, as ``if x.sum() > 0`` does."""
 
     count = 0
@@ -297,7 +297,7 @@ def _probe(network: nn.Module, sample: Any) -> None:
     Raises:
         ArchitectureError: If there is some.
     """
-    with _Peeking() as peeking:
+    with _Peeking() as peeking:  # type: ignore[no-untyped-call]
         found = call_model(network, sample)
     masked = isinstance(sample, Mapping) and any("mask" in key for key in sample)
     if peeking.count and not masked:
