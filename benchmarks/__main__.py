@@ -7,7 +7,17 @@ from pathlib import Path
 
 from benchmarks.report import Table, machine, machine_line, write
 
-TOPICS = ("compile", "exactness", "alternatives", "forms", "growth", "architectures", "streams", "theorem2")
+TOPICS = (
+    "compile",
+    "exactness",
+    "alternatives",
+    "forms",
+    "growth",
+    "architectures",
+    "streams",
+    "theorem2",
+    "theorem2_networks",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -214,11 +214,22 @@ class _Search:
         lowered = inner.write(program, small, [0 * one], [one])
         used = used_channels(self.trunk, widths, lowered.parameters)
         counts = [max(1, int(part.sum())) for part in used]
+        if self._holds(counts, program):
+            return counts
+        kept = list(widths)  # some are needed for order's sake: cut space by space
+        for space, count in enumerate(counts):
+            for width in (count, (count + widths[space]) // 2):
+                if self._holds([*kept[:space], width, *kept[space + 1 :]], program):
+                    kept[space] = width
+                    break
+        return kept
+
+    def _holds(self, widths: Sequence[int], program: Program) -> bool:
         try:
-            self._looked_at(counts, device="meta")[2](program)
+            self._looked_at(widths, device="meta")[2](program)
         except CapacityError:
-            return list(widths)
-        return counts
+            return False
+        return True
 
 
 def _plain(network: Network, rooms: tuple[Room, ...]) -> Network:
