@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import landform as lf
 from landform.data import load_data
+from landform.data.records import collect_records
 from landform.data.spill import Spill
 from landform.errors import DataError
 
@@ -109,6 +110,20 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(DataError, match=r"after 100000 of them.*No space left"):
             spill.tensors()
     assert not spill._folder.exists()
+
+
+def test_batches_for_a_step_go_to_files_too(files: list[str]) -> None:
+    batches = [{"a": (torch.full((2, 3), i), torch.ones(2)), "b": torch.tensor([i, i + 1])} for i in range(5)]
+    few, many = (collect_records(batches, max_bytes=most) for most in (1 << 20, 100))
+    assert len(files) == 1
+    assert many.hash == few.hash
+    assert torch.equal(many.raw(slice(3, 5))["a"][0], few.raw(slice(3, 5))["a"][0])
+    at_once = collect_records(batches, max_bytes=1)
+    assert at_once.hash == few.hash
+    with pytest.raises(DataError, match="batch 5 has samples of"):
+        collect_records([*batches, {"a": (torch.ones(2, 4), torch.ones(2)), "b": torch.ones(2)}], max_bytes=100)
+    with pytest.raises(DataError, match="is it endless"):
+        collect_records(iter(batches), max_bytes=100)
 
 
 def test_values_that_are_not_finite_are_found() -> None:

@@ -56,7 +56,7 @@ def collect(source: object, *, max_bytes: int, allow: tuple[str, ...] = (), spil
     with random_as_found():
         name, pieces = _pieces(source, allow)
         what = "sample" if _map_style(source) else "batch"
-        return join(pieces, name, max_bytes, what=what, spill=spill, ends=_has_length(source))
+        return join(pieces, name, max_bytes, what=what, spill=spill, ends=has_length(source))
 
 
 def _pieces(source: object, allow: tuple[str, ...]) -> tuple[str, Iterable[Piece]]:
@@ -114,7 +114,8 @@ def ordered(loader: "DataLoader[Any]", allow: tuple[str, ...]) -> "DataLoader[An
     return found
 
 
-def _has_length(source: object) -> bool:
+def has_length(source: object) -> bool:
+    """Say whether a source has a length, and so ends."""
     try:
         return len(source) >= 0  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):

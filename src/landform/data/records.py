@@ -1,7 +1,8 @@
 """`Records`: samples of any structure, for a training step that knows what is in them."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from landform.data.collect import ordered
+from landform.data.collect import has_length, ordered
 from landform.data.columns import hugging_face_columns, is_columns, is_hugging_face
 from landform.data.data import Data
 from landform.data.hashing import hash_tensors
 from landform.data.pieces import pad_columns
 from landform.data.reading import PROBED, refuse_augmentation
+from landform.data.spill import Spill
 from landform.data.tensors import to_tensor
 from landform.errors import DataError
 from landform.randomness import random_as_found, seed_all
@@ -105,7 +107,8 @@ def collect_records(source: object, *, max_bytes: int, allow: tuple[str, ...] = 
     Args:
         source: A batch of everything (tensors, or tuples and mappings of them), a torch or Hugging Face data set, a
             loader, or an iterable of batches.
-        max_bytes: Limit on what is collected.
+        max_bytes: Most bytes that are held in memory; a source that has a length goes on in files (`Spill`), for one
+            that may be endless this is a limit.
         allow: What is random about the data and shall be frozen at one draw.
 
     Returns:
@@ -116,7 +119,7 @@ def collect_records(source: object, *, max_bytes: int, allow: tuple[str, ...] = 
     """
     if isinstance(source, Data):
         return source
-    name = type(source).__name__
+    name, ends = type(source).__name__, has_length(source)
     if isinstance(source, Tensor) or is_columns(source) or (isinstance(source, tuple) and _arrays_only(source)):
         return Records.of(pytree.tree_map(lambda leaf: to_tensor(leaf, name), source), name=name)
     with random_as_found():
@@ -134,7 +137,7 @@ def collect_records(source: object, *, max_bytes: int, allow: tuple[str, ...] = 
         if not isinstance(source, Iterable) or isinstance(source, str | bytes | Mapping):
             raise DataError(f"cannot read batches from {name}; wanted a loader, a data set, or an iterable of batches")
         seed_all(0)
-        return Records.of(_joined(source, name, max_bytes), name=name)
+        return Records.of(_joined(source, name, max_bytes, ends=ends), name=name)
 
 
 def tensors_of(tree: Any, name: str) -> list[Tensor]:
@@ -168,34 +171,48 @@ def _arrays_only(source: tuple[Any, ...]) -> bool:
     return bool(source) and all(hasattr(part, "__array__") for part in source)
 
 
-def _joined(source: Iterable[Any], name: str, max_bytes: int) -> Any:
+def _joined(source: Iterable[Any], name: str, max_bytes: int, *, ends: bool) -> Any:
     batches: list[Any] = []
     size = samples = 0
-    for i, batch in enumerate(source):
-        batch = pytree.tree_map(lambda leaf, i=i: to_tensor(leaf, f"batch {i}"), _plain(batch))
-        leaves = tensors_of(batch, f"{name}, batch {i}")
-        size += sum(leaf.nbytes for leaf in leaves)
-        samples += len(leaves[0])
-        if size > max_bytes:
-            raise DataError(
-                f"{name}: more than {max_bytes} bytes after {samples} samples; is it endless? Pass a smaller set, or a "
-                "larger max_bytes"
-            )
-        batches.append(batch)
-    if not batches:
-        raise DataError(f"{name}: no samples; it yielded nothing (a generator that was used up before?)")
+    with contextlib.ExitStack() as stack:
+        away: Spill | None = None
+        for i, batch in enumerate(source):
+            batch = pytree.tree_map(lambda leaf, i=i: to_tensor(leaf, f"batch {i}"), _plain(batch))
+            leaves = tensors_of(batch, f"{name}, batch {i}")
+            size += sum(leaf.nbytes for leaf in leaves)
+            samples += len(leaves[0])
+            batches.append(batch)
+            if away is None and size > max_bytes:
+                if not ends:
+                    raise DataError(
+                        f"{name}: more than {max_bytes} bytes after {samples} samples; is it endless? Pass a smaller "
+                        "set, or one with a length, which goes to files"
+                    )
+                away = stack.enter_context(Spill(None, name))
+                for parts in _alike(batches[:-1], name):
+                    away.add({str(number): part for number, part in enumerate(parts)})
+            if away is not None:
+                parts = list(_alike([batches[0], batch], name, at=i - 1))[1] if i else leaves
+                away.add({str(number): part for number, part in enumerate(parts)})
+                del batches[1:]
+        if not batches:
+            raise DataError(f"{name}: no samples; it yielded nothing (a generator that was used up before?)")
+        if away is not None:
+            return pytree.tree_unflatten(list(away.tensors().values()), pytree.tree_structure(batches[0]))
     if all(isinstance(batch, dict) and batch.keys() == batches[0].keys() for batch in batches) and all(
         isinstance(value, Tensor) for batch in batches for value in batch.values()
     ):
         columns = pad_columns({key: [batch[key] for batch in batches] for key in batches[0]}, lengths=False)
         batches = [{key: values[i] for key, values in columns.items()} for i in range(len(batches))]
-    return _cat(batches, name)
+    joined = [torch.cat(parts) for parts in zip(*_alike(batches, name), strict=True)]
+    return pytree.tree_unflatten(joined, pytree.tree_structure(batches[0]))
 
 
-def _cat(batches: list[Any], name: str) -> Any:
-    flat = [pytree.tree_flatten(batch) for batch in batches]
-    first, spec = flat[0]
-    for i, (leaves, other) in enumerate(flat):
+def _alike(batches: list[Any], name: str, *, at: int = 0) -> Iterator[list[Tensor]]:
+    """Yield the tensors of each batch after a look whether it fits the first; ``at`` is added to its number."""
+    first, spec = pytree.tree_flatten(batches[0]) if batches else ([], None)
+    for i, batch in enumerate(batches, start=at):
+        leaves, other = pytree.tree_flatten(batch)
         same = other == spec and all(
             a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(leaves, first, strict=True)
         )
@@ -205,9 +222,7 @@ def _cat(batches: list[Any], name: str) -> Any:
                 f"{name}: batch {i} has samples of {now}, those before of {before}; pad or crop to one shape, and give "
                 "every batch the same parts"
             )
-    return pytree.tree_unflatten(
-        [torch.cat(parts) for parts in zip(*(leaves for leaves, _ in flat), strict=True)], spec
-    )
+        yield leaves
 
 
 def _plain(batch: Any) -> Any:
