@@ -38,6 +38,8 @@ done
 python -m benchmarks.scan --only scaling
 python -m benchmarks.scan --only memory     # 3 GB
 python -m benchmarks.scan --only executors
+python -m benchmarks.scan.accuracy --networks mlp                  # accuracy.md: a 65×65 sub-grid in full, 2 minutes
+python -m benchmarks.scan.accuracy --networks cnn --seconds 500    # the same, 20 minutes: again until it is done
 python -m benchmarks.scan --draw            # this page and the figure again, from results.json
 python -m benchmarks.scan --quick           # small cases of everything, into a temporary folder
 ```
