@@ -11,6 +11,7 @@ import landform as lf
 from landform.errors import ArchitectureError, FloorError, InputError
 from landform.imprint.accounting import offset_transfer
 from landform.testing.transformers import bert, gpt2, llama
+from landform.view.slices import measure_slices, trained_part
 
 pytest.importorskip("transformers")
 
@@ -272,3 +273,16 @@ def test_heights_on_other_text_are_predicted(made):
     assert transfer.monotone == (transfer.start >= 0)
     assert float(transfer.other.floor) == pytest.approx(float(task(made.model).replace(data=(other, other)).evaluate(
         made.subspace.at(CENTRE))), abs=1e-7)  # fmt: skip
+
+
+def test_random_directions_leave_the_pattern_alone(made):
+    mask = trained_part(made)
+    assert not any(entries.any() for name, entries in mask.items() if ".h.4." in name or ".h.7." in name)
+    for name, entries in mask.items():
+        if ".h.4." not in name and name in dict(made.model.named_parameters()) and ".h.3." in name:
+            assert entries.any(), name
+    assert not mask["transformer.wte.weight"][:, 32:].any()
+    assert mask["lm_head.weight"][:, :32].all()
+    found = measure_slices(made, grid=3, span=0.1)
+    middle = float(found["random"].loss.sel(h1=0.0, h2=0.0))
+    assert middle == pytest.approx(float(found["compiled"].loss.sel(h1=0.5, h2=0.5)), abs=1e-9)

@@ -68,7 +68,7 @@ def imprint(
         other: A second data set: ``range="auto"`` then starts where level sets transfer to it.
         units: Theorem 2: where the pattern's channels come from. ``"widen"``: every layer gets more, the trained
             weights stay bit for bit. ``"reserve"``: the least useful ones of the given widths, at some loss of
-            accuracy.
+            accuracy. Language models are widened: coordinates of the stream, and blocks behind the trained ones.
         scores: Per-sample: what tells the classes apart, linear in the last hidden layer. ``"own"``: the network's own
             pairwise margins, which keep every prediction and serve every sample that it gets right, with C(C − 1)
             units; ``"refit"``: fitted to the labels with C units, which serves samples that it gets wrong too where the

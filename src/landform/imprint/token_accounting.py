@@ -1,4 +1,4 @@
-"""Tokens of an offset imprint in a language model, one by one: their losses at a point, and ρ̃ on other data."""
+"""An offset imprint in a language model, taken apart: tokens one by one, ρ̃ on other data, what was trained."""
 
 from typing import Any
 
@@ -84,3 +84,38 @@ def _silent(imprint: Imprint, anatomy: Anatomy) -> nn.Module:
     weight = imprint.subspace.origin[head.weight].clone()
     (weight.T if head.transposed else weight)[:, imprint.meta["trained_width"] :] = 0
     return rewritten(imprint.model, {head.weight: weight})
+
+
+def trained_entries(imprint: Imprint) -> dict[str, Tensor]:
+    """Return which entries of each parameter belong to the trained network (True), not to what was put beside it.
+
+    Args:
+        imprint: Made with ``method="offset"`` from a language model.
+
+    Returns:
+        A mask a parameter.
+    """
+    spec, width = imprint.meta["sample"], imprint.meta["trained_width"]
+    sample = torch.zeros([2, *spec["shape"]], dtype=getattr(torch, spec["dtype"]))
+    anatomy = anatomy_of(imprint.model, sample)
+    mask = {name: torch.ones(value.shape, dtype=torch.bool) for name, value in imprint.subspace.origin.items()}
+    first = anatomy.count - len(imprint.meta["stages"])
+    for table in anatomy.tables:
+        mask[f"{table}.weight"][:, width:] = False
+    for norm in anatomy.norms:
+        for key in (norm.gain, norm.bias):
+            if key is not None:
+                mask[key][width:] = False
+    for which in (*anatomy.readers, anatomy.stream.head, *anatomy.writers):
+        weight = mask[which.weight].T if which.transposed else mask[which.weight]
+        if which in anatomy.writers:
+            weight[width:] = False
+            if which.bias:
+                mask[f"{which.name}.bias"][width:] = False
+        else:
+            weight[:, width:] = False
+    for name, entries in mask.items():
+        number = name.removeprefix(f"{anatomy.blocks}.").split(".")[0]
+        if name.startswith(f"{anatomy.blocks}.") and int(number) >= first:
+            entries[:] = False
+    return mask

@@ -197,7 +197,11 @@ def trained_part(imprint: Imprint) -> "dict[str, Tensor]":
     from landform.imprint.beside import columns_of, trunk_of  # the compiler is loaded for imprints only
     from landform.imprint.lower.network import read
     from landform.imprint.scores import without_tail
+    from landform.imprint.token_accounting import trained_entries
+    from landform.response.token_offset import TokenOffsetResponse
 
+    if isinstance(imprint.response, TokenOffsetResponse):
+        return trained_entries(imprint)
     origin = imprint.subspace.origin
     mask = {name: torch.ones(value.shape, dtype=torch.bool) for name, value in origin.items()}
     if not imprint.reads_input:
