@@ -15,6 +15,7 @@ TOPICS = (
     "growth",
     "architectures",
     "streams",
+    "widening",
     "theorem2",
     "theorem2_networks",
 )
