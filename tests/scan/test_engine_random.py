@@ -99,7 +99,7 @@ def test_no_engine_refuses_everything(name: str) -> None:
         taken.append(engine(name, task, data.draw(scan_spaces(task, 2))) is not None)
 
     look()
-    assert sum(taken) >= 4  # or the tests above say nothing about it
+    assert sum(taken) >= 2  # or the tests above say nothing about it
 
 
 def plane(data: st.DataObject) -> tuple[Task, Subspace, tuple[int, int]]:

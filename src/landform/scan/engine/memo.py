@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from landform.scan.engine.source import Block
 
-PRODUCTS = ("linear", "conv", "matmul", "addmm", "bmm", "einsum", "attention", "embedding", "multi_head", "lstm", "gru")
-"""Parts of names of functions that are worth remembering; the others come along."""
+PRODUCTS = ("linear", "conv", "matmul", "addmm", "bmm", "einsum", "attention", "multi_head", "lstm", "gru")
+"""Parts of names of functions that are worth remembering; the others, looking up embeddings too, come along."""
 
 Key = tuple[Any, ...]
 
