@@ -298,3 +298,14 @@ def test_the_pretrained_classifier_of_faces_keeps_its_predictions(units):
     after = outputs(made, CENTRE)
     assert torch.equal(before.argmax(dim=1), after.argmax(dim=1))
     assert units == "reserve" or (before - after).abs().max() < 1e-4
+
+
+def test_a_sum_is_proved_beside_channels_that_are_one(branching):
+    generator = torch.Generator().manual_seed(0)
+    pattern = lf.SumPattern.from_axes(list(torch.rand(3, 5, generator=generator, dtype=torch.float64)))
+    made = lf.imprint(pattern, branching("resnet"), method="offset")
+    h = torch.rand(4, 3, generator=generator, dtype=torch.float64)
+    measured = torch.stack([made.task.evaluate(made.subspace.at(point)).reshape(()) for point in h])
+    assert made.certificate.holds
+    assert made.certificate.register < 1e-9
+    assert (measured - made.target(h)).abs().max() <= made.certificate.bound < 1e-3

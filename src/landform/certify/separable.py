@@ -185,8 +185,10 @@ def _mapped(field: AxisField, step: Step, roundoff: float) -> AxisField:
     least = np.full(units, np.iinfo(int).max)
     most = np.full(units, -1)
     owner = np.repeat(np.arange(units), np.diff(reads.indptr))
-    np.minimum.at(least, owner, axes[reads.indices])
-    np.maximum.at(most, owner, axes[reads.indices])
+    still = (field.axis >= 0) & (field.single == field.single[:, :1]).all(axis=1)  # a channel that is one has no axis
+    moving = ~still[reads.indices]
+    np.minimum.at(least, owner[moving], axes[reads.indices[moving]])
+    np.maximum.at(most, owner[moving], axes[reads.indices[moving]])
     multiple = np.zeros(units, dtype=bool)
     np.logical_or.at(multiple, owner, (field.axis < 0)[reads.indices])
     one = (least >= most) & ~multiple
