@@ -21,6 +21,7 @@ from landform.view.compare import difference_map
 from landform.view.style import new_figure, quiet_style
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))  # for the networks of the benchmarks
 IMAGES = HERE / "images"
 EXAMPLES = HERE.parent / "examples"
 BLUE, RED, GREY = "#1f5fa8", "#d1495b", "#8a929c"
@@ -194,6 +195,40 @@ def by_example(example: str, name: str, *, colours: int | None = 256, width: int
         write((Path(folder) / f"{name}.png").read_bytes(), name, width=width, colours=colours)
 
 
+def networks() -> None:
+    """Draw the same photograph in an MLP, a ResNet-18 and a GPT-2 of the widths they come with, each measured."""
+    from benchmarks.streams import gpt2
+
+    from landform.testing.networks import resnet18, with_statistics
+
+    photograph = lf.Pattern.parse("demo", resolution=60)
+    torch.manual_seed(0)
+    images = torch.randn(64, 3, 8, 8, dtype=torch.float64)
+    residual = with_statistics(resnet18()).double()
+    language, tokens = gpt2()
+    made = {
+        "MLP on digits, hats, float32": lf.imprint(photograph, "digits"),
+        "ResNet-18, strips, float64": lf.imprint(
+            photograph, lf.Task(residual, data=(images, torch.arange(64) % 10)), form="strips"
+        ),
+        "GPT-2 (6 × 256), hats, float32": lf.imprint(photograph, lf.Task(language.eval(), data=tokens), form="hats"),
+    }
+    with quiet_style():
+        figure = new_figure(11.4, 4.0)
+        for number, (name, imprint) in enumerate(made.items(), 1):
+            surface = lf.scan(imprint, grid=61, check=1, progress=False)
+            ax = figure.add_subplot(1, 3, number)
+            heat(surface, ax=ax, title=name)
+            h = np.stack(np.meshgrid(surface.h1.values, surface.h2.values, indexing="ij"), -1).reshape(-1, 2)
+            wanted = imprint.target(torch.from_numpy(h)).reshape(surface.loss.shape).numpy()
+            lo, hi = imprint.range
+            error = float(np.abs(surface.loss.values - wanted).max()) / (hi - lo)
+            proof = imprint.certificate
+            ax.set_xlabel(f"$h_1$\nmeasured error {error:.1e}, {proof.kind} {proof.relative_bound:.1e} of the range")
+            print(name, error, proof.kind, proof.relative_bound, proof.holds)
+        save(figure, "networks", dpi=110)
+
+
 def save(figure: object, name: str, dpi: int = 120, colours: int | None = 256) -> None:
     """Write a figure."""
     stream = io.BytesIO()
@@ -223,6 +258,7 @@ PICTURES: dict[str, Callable[[], None]] = {
     "figure1": figure1,
     "landscape": landscape,
     "directions": directions,
+    "networks": networks,
 }
 
 if __name__ == "__main__":
