@@ -18,6 +18,7 @@ TOPICS = (
     "widening",
     "theorem2",
     "theorem2_networks",
+    "language",
 )
 
 
