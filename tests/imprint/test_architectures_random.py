@@ -96,7 +96,7 @@ def nets(draw):
                 draw(st.sampled_from([nn.MaxPool2d(1), nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)]))
             )
         elif kind in ("residual", "first"):
-            new = draw(st.sampled_from([width, 48]))
+            new = draw(st.sampled_from([width, max(width, 48)]))
             layers.append(Residual(width, new, draw(acts), kind == "first", draw(st.booleans())))
             width = new
         elif kind == "inverted":

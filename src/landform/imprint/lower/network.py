@@ -18,7 +18,8 @@ from landform.imprint.lower.graph import Graph, read_graph
 from landform.imprint.lower.grouping import stages
 from landform.imprint.lower.linear import Lowered
 from landform.imprint.lower.stages import Head, Stages
-from landform.imprint.lower.write import checker, injection, write_stages
+from landform.imprint.lower.write import checker, write_stages
+from landform.imprint.lower.writer import injection
 from landform.program.program import Program
 from landform.program.room import Room
 

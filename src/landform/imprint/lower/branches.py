@@ -1,0 +1,182 @@
+"""Write beside an identity path: a residual branch, or new channels of a concatenation.
+
+The carried units stay where they are on the identity path (a register is a *reading* of channels, so nothing moves),
+the others are computed in the branch, and its last map writes what the next layer reads of them: a functional that is
+added to a register goes onto that register's channel, any other into an empty channel.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from landform.errors import CapacityError
+from landform.imprint.lower.registers import (
+    Functionals,
+    Registers,
+    compress,
+    embed,
+    require_bent,
+    same_column,
+    shifted,
+)
+from landform.imprint.lower.stages import Branch, Plain
+from landform.imprint.lower.writer import Writer
+from landform.program.program import Layer
+
+FEW = 16  # functionals for which a register to add them to is looked for
+
+
+def write_branch(writer: Writer, piece: Branch, state: Registers) -> Registers:
+    """Write a branch and what goes beside it."""
+    layer = writer.layer() if piece.units else None
+    through = writer.entry(piece.entry, state)
+    if layer is None:
+        for stage in (*piece.hidden, piece.exit):
+            writer.pen.silence_stage(stage)
+        if piece.skip is None:
+            return _placed(piece, state)
+        if not piece.joins:
+            return writer.copy(piece.skip, state)
+        return _joined(writer, piece, piece.skip, state, None)
+    new, kept = np.flatnonzero(~layer.carried), np.flatnonzero(layer.carried)
+    following = writer.following()
+    pre = following.weight[:, kept] @ state.read[kept]
+    offset = following.bias + following.weight[:, kept] @ state.offset[kept]
+    rows = following.weight[:, new].tocsr()
+    beside = replace(state, read=pre.tocsr(), offset=offset)
+    if not piece.hidden:
+        return _appended(writer, piece, layer, new, rows, through, beside)
+    require_bent(through, piece.hidden[0].map)
+    back, top = writer.hinges(piece.hidden[0], layer, new, through)
+    back = _carried_on(writer, piece, back, top)
+    if piece.joins and piece.skip is not None:
+        return _joined(writer, piece, piece.skip, beside, (rows @ back).tocsr())
+    return _summed(writer, piece, beside, rows, back, writer.sizes[writer.next - 1][new])
+
+
+def _carried_on(writer: Writer, piece: Branch, back: sp.csr_matrix, top: np.ndarray) -> sp.csr_matrix:
+    """Carry the branch's units through its other stages; return how they are recovered from the last."""
+    for stage in piece.hidden[1:]:
+        rows = sp.identity(back.shape[1], format="csr")
+        if writer.stages.per_hinge > 1 and stage.groups == 1:  # a leaky pair is joined first: no sign survives
+            rows, back = back, sp.identity(back.shape[0], format="csr")
+        elif writer.stages.per_hinge > 1:
+            raise CapacityError(f"'{stage.map}' is grouped behind a leaky activation, and would bend its units again")
+        count = rows.shape[0]
+        if stage.groups > 1 and not np.array_equal(writer.in_groups(stage, np.arange(count)), np.arange(count)):
+            raise CapacityError(f"'{stage.map}' moves registers between groups; landform needs them in place")
+        writer.pen.require(count, stage.width, stage.map)
+        writer.pen.write(
+            stage, embed(rows, np.arange(count), np.arange(rows.shape[1]), (count, stage.inputs)), np.zeros(count)
+        )
+        if (top > stage.cap).any():
+            raise CapacityError(f"registers up to {top.max():.3g} meet an activation that stops at {stage.cap:g}")
+        back, top = (back / stage.times).tocsr(), top * stage.times
+    return back
+
+
+def _joined(writer: Writer, piece: Branch, skip: Plain, beside: Registers, read: sp.csr_matrix | None) -> Registers:
+    """Write the stage after a sum of two maps: all units of a layer, reading both paths."""
+    require_bent(beside, skip.map)
+    layer = writer.layer()
+    rows = np.arange(layer.units)
+    expand, back = writer.units_of(layer, writer.pen.slope(piece.slope), rows)
+    writer.pen.require(expand.shape[0], piece.width, piece.exit.map)
+    top = np.asarray(abs(expand) @ writer.sizes[writer.next - 1])
+    factor = writer.pen.factor(top, piece.cap)
+    scaled = (sp.diags(factor) @ expand).tocsr()
+    writer.pen.write(skip, scaled @ beside.read, scaled @ beside.offset, writer.pen.unit(layer, beside))
+    if read is not None:
+        writer.pen.write_wide(piece.exit, (scaled @ read / piece.exit.times).tocsr())
+    recover = (back @ sp.diags(1 / factor)).tocsr()
+    unit = writer.pen.one(skip, expand.shape[0])
+    return writer.after(writer.following(), recover, factor * top, piece.width, unit)
+
+
+def _summed(
+    writer: Writer, piece: Branch, beside: Registers, rows: sp.csr_matrix, back: sp.csr_matrix, sizes: np.ndarray
+) -> Registers:
+    """Write what the next layer reads of the branch's units into the stream: onto a register, or beside it."""
+    placed = writer.copy(piece.skip, beside) if piece.skip is not None else _placed(piece, beside)
+    found = compress(rows)
+    count = found.parts.shape[0]
+    if not count:
+        writer.pen.silence_stage(piece.exit)
+        return placed
+    window = np.zeros(piece.width, dtype=bool)
+    window[piece.written : piece.written + piece.exit.width] = True
+    place = _places(writer, piece, placed, found, window)
+    bounds, fresh = np.asarray(found.parts @ sizes), placed.empty[place]
+    factor = np.where(fresh, writer.pen.factor(bounds, piece.cap), writer.pen.gain)
+    tops, empty = placed.top.copy(), placed.empty.copy()
+    tops[place] += bounds * factor
+    empty[place] = False
+    if (tops > piece.cap).any():
+        raise CapacityError(f"registers up to {tops.max():.3g} meet an activation that stops at {piece.cap:g}")
+    full = embed(found.parts, place - piece.written, np.arange(len(sizes)), (piece.exit.width, len(sizes)))
+    gains = np.zeros(piece.exit.width)
+    gains[place - piece.written] = factor
+    writer.pen.write_wide(piece.exit, (sp.diags(gains / piece.exit.times) @ full @ back).tocsr())
+    wanted = (found.mix[:, fresh] @ sp.diags(1 / factor[fresh])).tocsr()
+    added = embed(wanted, np.arange(wanted.shape[0]), place[fresh], placed.read.shape)
+    return replace(placed, read=(placed.read + added).tocsr(), empty=empty, top=tops)
+
+
+def _places(writer: Writer, piece: Branch, placed: Registers, found: Functionals, window: np.ndarray) -> np.ndarray:
+    """Choose a channel for each functional."""
+    count = found.parts.shape[0]
+    free = list(np.flatnonzero(placed.empty & window))
+    columns, mix = placed.read.tocsc(), found.mix.tocsc()
+    place = np.full(count, -1)
+    for part in range(count):
+        if piece.merge == "add" and count <= FEW:  # only sums are few
+            place[part] = same_column(columns, mix[:, [part]] / writer.pen.gain, placed, window, place)
+        if place[part] < 0:
+            if not free:
+                raise CapacityError(
+                    f"'{piece.exit.map}' has no empty channel left for the {count} registers that it must write;"
+                    " lower the resolution, choose another form, or widen it"
+                )
+            place[part] = free.pop(0)
+    return place
+
+
+def _appended(
+    writer: Writer,
+    piece: Branch,
+    layer: Layer,
+    new: np.ndarray,
+    rows: sp.csr_matrix,
+    through: Registers,
+    beside: Registers,
+) -> Registers:
+    """Write pre-activations into the new channels of a concatenation; every later activation bends them."""
+    expand, back = writer.units_of(layer, writer.pen.slope(piece.entry.slope), new)
+    count = expand.shape[0]
+    writer.pen.require(count, piece.exit.width, piece.exit.map)
+    top = np.asarray(abs(expand) @ writer.sizes[writer.next - 1][new])
+    factor = writer.pen.factor(top, piece.entry.cap)
+    times = piece.exit.times
+    scaled = (sp.diags(factor / times) @ expand).tocsr()
+    constant = scaled @ through.offset[new]
+    waiting, unit = np.zeros(piece.exit.width), writer.pen.unit(layer, through)
+    if piece.exit.norms or writer.pen.has_bias(piece.exit.map) or unit is not None:
+        writer.pen.write(piece.exit, scaled @ through.read[new], constant, unit)
+    else:
+        writer.pen.write(piece.exit, scaled @ through.read[new], np.zeros(count))
+        waiting[:count] = times * constant
+    placed = _placed(piece, beside)
+    at = piece.written + np.arange(count)
+    read = (rows @ back @ sp.diags(1 / factor)).tocsr()
+    empty, tops, raw = placed.empty.copy(), placed.top.copy(), placed.raw.copy()
+    waits = placed.waits.copy()
+    empty[at], tops[at], waits[at] = False, factor * top, True
+    raw[piece.written : piece.written + piece.exit.width] = waiting
+    added = embed(read, np.arange(read.shape[0]), at, placed.read.shape)
+    return replace(placed, read=(placed.read + added).tocsr(), empty=empty, top=tops, raw=raw, waits=waits)
+
+
+def _placed(piece: Branch, state: Registers) -> Registers:
+    """Return the registers of the identity path where they lie after the merge."""
+    return state if piece.width == state.channels else shifted(piece.offset, piece.width, state)

@@ -1,0 +1,225 @@
+"""What writes one program into one network: layers of the program, and the pieces that do not fork.
+
+At a `Plain` stage all units of the layer take channels of their own. Everything that is not used is zero: weights,
+gains and constants, so channels left alone are exactly zero.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from landform.errors import CapacityError
+from landform.imprint.lower.pen import Pen
+from landform.imprint.lower.registers import (
+    Registers,
+    compress,
+    embed,
+    power_of_two,
+    require_bent,
+    unit_bounds,
+)
+from landform.imprint.lower.stages import Entry, Plain, Scale, Stages
+from landform.program.bend import padded
+from landform.program.program import Layer, Program
+
+
+@dataclass
+class Writer:
+    """Writes a program into the stages of a network with a `Pen`; it remembers which layer comes next."""
+
+    stages: Stages
+    program: Program
+    model: nn.Module
+    pen: Pen
+    directions: tuple[dict[str, Tensor], ...] = ()
+
+    def __post_init__(self) -> None:
+        rooms = self.stages.rooms
+        if len(self.program.layers) > len(rooms):
+            raise CapacityError(
+                f"the program has {len(self.program.layers)} layers and the network {len(rooms)} stages with room"
+            )
+        self.program = padded(self.program, len(rooms) - len(self.program.layers))
+        self.next = 0  # number of the layer that comes next
+        self.sizes = unit_bounds(self.program)
+
+    # --- layers of the program ------------------------------------------------------------------------------------
+
+    def layer(self) -> Layer:
+        """Return the layer of the program that comes next, and go on to the one behind it."""
+        layer = self.program.layers[self.next]
+        self.next += 1
+        return layer
+
+    def following(self) -> Layer:
+        """Return the layer behind the one that was returned last, or the readout."""
+        return self.program.layers[self.next] if self.next < len(self.program.layers) else self.program.readout
+
+    def units_of(self, layer: Layer, slope: float, rows: np.ndarray) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Return the maps from pre-activations of some units to network units, and from network units back to units."""
+        identity = sp.identity(len(rows), format="csr")
+        if slope in (0.0, 1.0):
+            return identity, identity
+        hinge = ~layer.carried[rows]
+        expand = sp.vstack([identity, -identity[hinge]]).tocsr()
+        gain = np.where(hinge, 1 / (1 - slope**2), 1.0)
+        back = sp.hstack([sp.diags(gain), identity[:, hinge] * (slope / (1 - slope**2))]).tocsr()
+        return expand, back
+
+    # --- pieces ---------------------------------------------------------------------------------------------------
+
+    def inject(self) -> Registers:
+        """Set the first stage to zero weights and let its constants be the coordinates."""
+        stage, layer = self.stages.first, self.layer()
+        if stage.slope == 1.0 and not layer.carried.all():
+            raise CapacityError("the first stage has no activation, so it can only carry h; use axis_aligned=True")
+        rows = np.arange(layer.units)
+        expand, back = self.units_of(layer, self.pen.slope(stage.slope), rows)
+        count = expand.shape[0]
+        self.pen.require(count, stage.width, stage.map)
+        top = np.asarray(abs(expand) @ self.sizes[0])
+        factor = self.pen.factor(top, stage.cap)
+        scaled = sp.diags(factor) @ expand
+        name = injection(self.stages, self.model)
+        if not self.pen.dry:
+            size = dict(self.model.named_parameters())[name].shape[0]
+            constant = np.zeros(size)
+            constant[:count] = scaled @ layer.bias
+            dense = np.zeros((size, self.program.z))
+            dense[:count] = (scaled @ layer.weight).toarray()
+            self.directions = tuple(
+                {name: torch.from_numpy(dense[:, i].copy()).to(self.pen.dtype)} for i in range(self.program.z)
+            )
+            self.pen.silence(stage.map)
+            used, shift = np.arange(stage.width) < count, np.zeros(stage.width)
+            inside = name == f"{stage.map}.bias"  # then the norms are identities; else the first one is the constant
+            for position, norm in enumerate(stage.norms):
+                if inside or position:
+                    self.pen.set_norm(norm, used, shift)
+                else:
+                    self.pen.silence(norm)
+            self.pen.parameters[name] = torch.from_numpy(constant).to(self.pen.dtype)
+        recover = (back @ sp.diags(1 / (stage.times * factor))).tocsr()
+        tops = stage.times * factor * top
+        return self.after(self.following(), recover, tops, stage.width, self.pen.one(stage, count))
+
+    def after(
+        self, layer: Layer, recover: sp.csr_matrix, top: np.ndarray, width: int, unit: int | None = None
+    ) -> Registers:
+        """Return how a layer reads channels from which the units before it are recovered; the rest is empty."""
+        count = recover.shape[1]
+        read = embed((layer.weight @ recover).tocsr(), np.arange(layer.units), np.arange(count), (layer.units, width))
+        tops = np.zeros(width)
+        tops[:count] = top
+        empty, none = np.arange(width) >= count, np.zeros(width)
+        if unit is not None:
+            empty[unit], tops[unit] = False, self.pen.gain
+        return Registers(read, layer.bias.astype(float), empty, tops, none, np.zeros(width, dtype=bool), unit)
+
+    def plain(self, stage: Plain, state: Registers) -> Registers:
+        """Write all units of a layer into channels of their own."""
+        require_bent(state, stage.map)
+        layer = self.layer()
+        rows = np.arange(layer.units)
+        back, top = self.hinges(stage, layer, rows, state)
+        unit = self.pen.one(stage, back.shape[1])
+        return self.after(self.following(), back, top, stage.width, unit)
+
+    def hinges(
+        self, stage: Plain, layer: Layer, rows: np.ndarray, state: Registers
+    ) -> tuple[sp.csr_matrix, np.ndarray]:
+        """Write some units of a layer into the first channels of a stage; return how to recover them, and bounds."""
+        expand, back = self.units_of(layer, self.pen.slope(stage.slope), rows)
+        self.pen.require(expand.shape[0], stage.width, stage.map)
+        top = np.asarray(abs(expand) @ self.sizes[self.next - 1][rows])
+        factor = self.pen.factor(top, stage.cap)
+        scaled = (sp.diags(factor) @ expand).tocsr()
+        self.pen.write(stage, scaled @ state.read[rows], scaled @ state.offset[rows], self.pen.unit(layer, state))
+        return (back @ sp.diags(1 / (stage.times * factor))).tocsr(), stage.times * factor * top
+
+    def copy(self, stage: Plain, state: Registers) -> Registers:
+        """Carry what is needed through a stage that computes nothing: no activation, or grouped."""
+        require_bent(state, stage.map)
+        needed = state.needed
+        if stage.groups > 1:
+            to = self.in_groups(stage, needed)
+            parts = sp.csr_matrix(
+                (np.ones(len(needed)), (np.arange(len(needed)), needed)), (len(needed), state.channels)
+            )
+            mix = state.read[:, needed].tocsr()
+        else:
+            found = compress(state.read)
+            parts, mix, to = found.parts, found.mix, np.arange(found.parts.shape[0])
+        self.pen.require(len(to), stage.width, stage.map)
+        top = np.asarray(parts @ state.top)
+        factor = power_of_two(top, stage.cap)
+        rows = embed((sp.diags(factor) @ parts).tocsr(), to, np.arange(state.channels), (stage.width, state.channels))
+        self.pen.write(stage, rows, np.zeros(stage.width))
+        factor = stage.times * factor
+        read = embed((mix @ sp.diags(1 / factor)).tocsr(), np.arange(mix.shape[0]), to, (mix.shape[0], stage.width))
+        empty, tops = np.ones(stage.width, dtype=bool), np.zeros(stage.width)
+        empty[to], tops[to] = False, factor * top
+        unit = self.pen.one(stage, int(np.flatnonzero(empty)[-1])) if empty.any() else None
+        if unit is not None:
+            empty[unit], tops[unit] = False, self.pen.gain
+        none = np.zeros(stage.width)
+        return Registers(read, state.offset, empty, tops, none, np.zeros(stage.width, dtype=bool), unit)
+
+    def in_groups(self, stage: Plain, channels: np.ndarray) -> np.ndarray:
+        """Return a channel of the same group for each channel."""
+        inside, outside = stage.inputs // stage.groups, stage.width // stage.groups
+        group = channels // inside
+        place = np.zeros(len(channels), dtype=int)
+        for number in np.unique(group):
+            mine = np.flatnonzero(group == number)
+            if len(mine) > outside:
+                raise CapacityError(
+                    f"'{stage.map}' has {outside} channels a group and {len(mine)} registers to carry in one of them;"
+                    " lower the resolution or widen it"
+                )
+            place[mine] = number * outside + np.arange(len(mine))
+        return place
+
+    def entry(self, entry: Entry, state: Registers) -> Registers:
+        """Carry all channels through norms and activations; constants that wait for a norm go into the first."""
+        raw = state.raw
+        used = ~state.empty
+        if state.unit is not None:
+            used[state.unit] = False
+        for name in entry.norms:
+            constant = raw.copy()
+            if state.unit is not None:
+                constant[state.unit] = self.pen.gain
+            self.pen.set_norm(name, used, constant)
+            raw = np.zeros(state.channels)
+        if (state.top > entry.cap).any():
+            raise CapacityError(f"registers up to {state.top.max():.3g} meet an activation that stops at {entry.cap:g}")
+        if entry.norms:
+            state = replace(state, raw=np.zeros(state.channels))
+        return replace(state, waits=np.zeros(state.channels, dtype=bool)) if entry.acts else state
+
+    def scaled(self, piece: Scale, state: Registers) -> Registers:
+        """Read registers through a constant factor."""
+        if state.waits.any() or state.raw.any():
+            raise CapacityError("a gate multiplies registers that wait for an activation; put it behind that")
+        read = (state.read / piece.times).tocsr()
+        return replace(state, read=read, top=state.top * piece.times, unit=None)
+
+
+def injection(stages: Stages, model: nn.Module) -> str:
+    """Return the parameter that the coordinates move: the first map's bias, or its norm's β where it has none.
+
+    Raises:
+        CapacityError: If there is neither.
+    """
+    first, modules = stages.first, dict(model.named_modules())
+    if getattr(modules[first.map], "bias", None) is not None:
+        return f"{first.map}.bias"
+    if first.norms:
+        return f"{first.norms[0]}.bias"
+    raise CapacityError(
+        f"layer '{first.map}' has no bias that the pattern is injected into, and no BatchNorm after it; use bias=True"
+    )
