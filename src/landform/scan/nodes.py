@@ -41,7 +41,7 @@ def node_metrics(
 
     Returns:
         Values by name, ``[points]``, or ``[points, heads]``; NaN where a node was not measured in full, or not reached
-        before Ctrl-C. And whether all were reached.
+        before Ctrl-C. And whether all were reached, which is ``compute`` where there is nothing to do.
 
     Raises:
         StoreError: The store cannot be read or written.
@@ -50,7 +50,7 @@ def node_metrics(
         As of `Task.node_values`, a node.
     """
     if not task.node_metrics:
-        return {}, True
+        return {}, compute
     from tqdm.auto import tqdm
 
     names = task.node_quantities()
