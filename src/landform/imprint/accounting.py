@@ -20,6 +20,7 @@ from landform.errors import DataError, InputError
 from landform.imprint.beside import head_columns, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.network import read
+from landform.imprint.offset import effective_weights
 from landform.imprint.scores import stored, without_tail
 from landform.imprint.token_accounting import token_response, token_terms
 from landform.pattern import Pattern
@@ -263,7 +264,9 @@ def offset_transfer(imprint: Imprint, data: object) -> OffsetTransfer:
     if isinstance(response, TokenOffsetResponse):
         moved = token_response(imprint, other)
     else:
-        moved = response.on(untouched(imprint, other.inputs), other.targets, other.weights)
+        by_class = imprint.task.loss_form.options.get("weight") if imprint.task is not None else None
+        weights = effective_weights(by_class, other.targets, other.weights)
+        moved = response.on(untouched(imprint, other.inputs), other.targets, weights)
     start = moved.start()
     s = torch.linspace(0.0, float(response.inverse(torch.tensor([imprint.range[1]]).double())), 513).double()
     low = s[int(moved.loss(s[:, None]).argmin())]

@@ -31,7 +31,7 @@ from landform.program.room import Room
 from landform.response import AbstractResponse, respond
 from landform.response.offset import OFFSET_LOSSES, OffsetResponse
 from landform.subspace import Subspace
-from landform.task import Task
+from landform.task import Task, outputs_probe
 
 Units = Literal["widen", "reserve"]
 UNITS = ("widen", "reserve")
@@ -41,18 +41,22 @@ def imprint_offset(pattern: Pattern | SumPattern, task: Task, options: Options, 
     """Compile a pattern beside a trained network; see `landform.imprint`."""
     model, network, trunk = trained(task, pattern, units)
     name = task.loss_form.name
-    if name not in OFFSET_LOSSES or any(value not in (None, 0.0, -100) for value in task.loss_form.options.values()):
+    further = {
+        key: value for key, value in task.loss_form.options.items() if (name, key) != ("cross_entropy", "weight")
+    }
+    if name not in OFFSET_LOSSES or any(value not in (None, 0.0, -100) for value in further.values()):
         raise InputError(
-            f"method='offset' covers {', '.join(OFFSET_LOSSES)} without further options, got {task.loss_form}; use"
-            " method='constant' for other losses"
+            f"method='offset' covers {', '.join(OFFSET_LOSSES)} without further options than class weights, got"
+            f" {task.loss_form}; use method='constant' for other losses"
         )
+    weights = effective_weights(task.loss_form.options.get("weight"), task.data.targets, task.data.weights)
     need: list[int] | None = None
     roomy, wide = model, trunk
     channels: list[list[int]] = [[] for _ in trunk.hidden]
     repaired: dict[str, float] = {}
     while True:  # first for the network as given, then for the one with room, whose outputs may differ a little
         logits, magnitudes = outputs_of(roomy, wide, task)
-        response = OffsetResponse.build(logits, task.data.targets, name, magnitudes, task.data.weights)
+        response = OffsetResponse.build(logits, task.data.targets, name, magnitudes, weights)
         require_trained(response.floor, task, name, reserved=need if units == "reserve" else None)
         bounds = bounds_above(response, options.range)
         if trunk.branches:
@@ -122,7 +126,19 @@ def trained(task: Task, pattern: Pattern | SumPattern, units: str) -> tuple[nn.M
         raise ArchitectureError("the network is in train mode, where its output is random; call model.eval() first")
     network = read(model, task.data.inputs.shape[1:])
     network.check(model)
+    outputs_probe(task)  # its error explains a model that does not fit the data
     return model, network, trunk_of(network)
+
+
+def effective_weights(by_class: Sequence[float] | None, targets: Tensor, weights: Tensor | None) -> Tensor | None:
+    """Return what each sample counts: its own weight times that of its class; None where all count the same.
+
+    Cross-entropy with class weights w is Σ w_y ℓ / Σ w_y, a mean of the unweighted losses with these weights.
+    """
+    if by_class is None:
+        return weights
+    chosen = torch.tensor(by_class, dtype=torch.float64)[targets]
+    return chosen if weights is None else chosen * weights.double()
 
 
 def require_trained(floor: float, task: Task, name: str, reserved: Sequence[int] | None = None) -> None:
@@ -132,7 +148,8 @@ def require_trained(floor: float, task: Task, name: str, reserved: Sequence[int]
         InputError: With both losses.
         CapacityError: If it is so because channels were reserved.
     """
-    constant = respond(name, task.data.targets, outputs=None, weights=task.data.weights).floor
+    weights = effective_weights(task.loss_form.options.get("weight"), task.data.targets, task.data.weights)
+    constant = respond(name, task.data.targets, outputs=None, weights=weights).floor
     if not floor < constant and reserved is not None:
         raise CapacityError(
             f"without the {', '.join(map(str, reserved))} channels that the pattern needs, the network's loss is"
@@ -261,7 +278,9 @@ def compared(model: nn.Module, task: Task, response: OffsetResponse) -> dict[str
     after = response.logits
     out: dict[str, Any] = {
         "trained_loss": response.floor,
-        "loss_given": float(response.on(before, y, task.data.weights).floor),
+        "loss_given": float(
+            response.on(before, y, effective_weights(task.loss_form.options.get("weight"), y, task.data.weights)).floor
+        ),
         "outputs_moved": float((before - after).abs().max()),
     }
     if response.of == "cross_entropy":

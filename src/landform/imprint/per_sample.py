@@ -144,12 +144,11 @@ def range_of(error: float, classes: int, wanted: tuple[float, float] | str) -> t
                 f" and log C is {math.log(classes):.3g}: labels are too noisy, or the network is not trained"
             )
         return lo, hi
+    if isinstance(wanted, (tuple, list)) and len(wanted) == 2 and not float(wanted[0]) > 0:
+        raise InputError(f"a sample's loss is above 0, got a range from {wanted[0]}; start above {LEAST} for rounding")
     table = np.concatenate([np.ones((1, 2)), np.zeros((1, classes))], axis=1)
     lowest = PerSampleResponse(table, top=700.0, cap=700.0, magnitudes=[1.0] * classes)
-    lo, hi = bounds_above(lowest, wanted)
-    if lo <= 0:
-        raise InputError(f"a sample's loss is above 0, got a range from {lo}")
-    return lo, hi
+    return bounds_above(lowest, wanted)
 
 
 def seen(model: nn.Module, trunk: Trunk, task: Task) -> tuple[Tensor, Tensor]:
