@@ -234,6 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scan.coverage", description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--orders", nargs="+", default=["balanced", "random"], choices=["balanced", "random"])
+    parser.add_argument("--confidences", nargs="+", type=float, default=list(CONFIDENCES), choices=CONFIDENCES)
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--nodes", type=int, default=65)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
@@ -242,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for path in options.draw or ():
         kept = json.loads(path.read_text())["rows"]
-        rows += [{"network": row["network"], "data": "digits", "samples": 1797} | row for row in kept]
+        rows += [{"network": row["network"], "data": "digits", "samples": 1797, "nodes": 65} | row for row in kept]
     facts = machine()
     for name in () if options.draw else options.networks:
         task, case = trained(name), CASES[name]
@@ -250,9 +251,15 @@ def main(arguments: list[str] | None = None) -> None:
         orders = [order for order in options.orders if case.loss == "cross_entropy" or order == "random"]
         for order in orders:  # without classes there is nothing to balance
             strata = task.data.targets if order == "balanced" else None
-            for confidence in CONFIDENCES:
+            for confidence in options.confidences:
                 found = study(h, table, strata=strata, confidence=confidence, repeats=options.repeats)
-                own = {"network": name, "data": task.data.name, "samples": task.n, "order": order}
+                own = {
+                    "network": name,
+                    "data": task.data.name,
+                    "samples": task.n,
+                    "nodes": options.nodes,
+                    "order": order,
+                }
                 rows.append(own | found)
                 print({k: v for k, v in rows[-1].items() if k != "worst"}, flush=True)
                 options.output.mkdir(parents=True, exist_ok=True)
@@ -270,7 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
         for row in rows
     ]
     notes = [
-        f"{options.nodes}×{options.nodes} nodes, tolerance {TOLERANCE:.1%} of the range.",
+        f"nodes: along each of two axes; tolerance {TOLERANCE:.1%} of the range.",
         "chosen on it: whether the allowances for heavy tails were chosen while looking at this network and data.",
         "p: one-sided binomial test of coverage at least nominal.",
         machine_line(facts),

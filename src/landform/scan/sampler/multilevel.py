@@ -67,7 +67,8 @@ class Multilevel(AbstractSampler):
     finite set exactly (`landform.scan.sampler.multipliers`). The critical value is the quantile of the largest
     |error|/stderr of all evaluated nodes. Since means of few heavy-tailed numbers are not normal, variances from up to
     512 samples are raised to 1.5 times those of neighbours, here and one level up, and no interval is narrower than a
-    fifth of the tolerance.
+    fifth of the tolerance. Where a handful of samples of a small data set make up the surpluses, that is not enough (a
+    study on breast cancer, 569 samples: 95 % of scans held in place of 99 %); take a full grid there.
 
     *Refinement.* All nodes of the coarse levels are evaluated; finer ones only where the surpluses nearby, continued
     with their measured decay, exceed a quarter of the tolerance. The others are interpolated and have no interval: what
