@@ -181,6 +181,46 @@ def directions() -> None:
         save(figure, "directions", dpi=105)
 
 
+def minimum() -> None:
+    """Draw one trained minimum three times: random directions, a needle, a plain."""
+    from torch import nn
+
+    from landform.view import measure_slices
+
+    digits = lf.load_data("digits")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 32), nn.ReLU())
+        for _ in range(4):
+            model.extend([nn.Linear(32, 32), nn.ReLU()])
+        model.append(nn.Linear(32, 10))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
+        for _ in range(150):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(digits.inputs), digits.targets).backward()
+            optimizer.step()
+    task = lf.Task(model.eval(), data=digits)
+    sharp = lf.Pattern.from_callable(lambda h: (8 * (h - 0.5).norm(dim=1)).clamp(max=1.0), resolution=16, name="sharp")
+    flat = lf.Pattern.from_callable(
+        lambda h: (4 * ((h - 0.5).norm(dim=1) - 0.45)).clamp(min=0.0, max=1.0), resolution=16, name="flat"
+    )
+    found = [
+        measure_slices(lf.imprint(p, task, method="offset", certify=False), at=[0.5, 0.5], grid=17)
+        for p in (sharp, flat)
+    ]
+    with quiet_style():
+        figure = new_figure(10.8, 3.2)
+        panels = (
+            (found[0]["random"], 0.0, "random directions"),
+            (found[0]["compiled"], 0.5, "compiled directions, sharp"),
+            (found[1]["compiled"], 0.5, "compiled directions, flat"),
+        )
+        for ax, (surface, at, title) in zip(figure.subplots(1, 3), panels, strict=True):
+            heat(surface, ax=ax, title=title, log=surface is found[0]["random"], dots=False, notes=False)
+            ax.plot(at, at, marker="+", markersize=9, markeredgewidth=1.4, color="white")
+        save(figure, "minimum", dpi=105)
+
+
 def landscape() -> None:
     """Draw the loss around a trained network, by the example."""
     by_example("landscape", "landscape", colours=None, width=1100)
@@ -257,6 +297,7 @@ PICTURES: dict[str, Callable[[], None]] = {
     "transfer": transfer,
     "figure1": figure1,
     "landscape": landscape,
+    "minimum": minimum,
     "directions": directions,
     "networks": networks,
 }

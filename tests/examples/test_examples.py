@@ -32,6 +32,7 @@ def test_there_is_a_test_for_every_example() -> None:
         "photo_and_qr",
         "pretrained",
         "transfer",
+        "trained_cnn",
         "transformer",
     }
     assert {file.stem for file in EXAMPLES.glob("*.py")} == tested
@@ -92,6 +93,17 @@ def test_landscape(tmp_path: Path) -> None:
     assert 0.02 < found["spread"] < 1
     assert opens(tmp_path / "landscape.png")
     assert opens(tmp_path / "seeds.png")
+
+
+def test_trained_cnn(tmp_path: Path) -> None:
+    found = example("trained_cnn")(["--quick", "--out", str(tmp_path)])
+    assert found["offset"]["train"]["loss"] <= found["offset"]["made"].certificate.bound < 0.01
+    every = found["per-sample"]
+    assert every["train"]["max_served"] <= every["made"].certificate.bound < 0.01
+    assert every["made"].meta["predictions_kept"] == 1.0
+    assert every["train"]["served"] > 0.8
+    for name in ("cnn_offset", "cnn_per_sample", "cnn_errors"):
+        assert opens(tmp_path / f"{name}.png")
 
 
 def test_transformer(tmp_path: Path) -> None:
