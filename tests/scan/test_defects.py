@@ -258,7 +258,7 @@ def test_the_middle_of_a_random_plane_is_the_loss_of_the_model(images):
     surface = scan(Task(model, data=images), random_plane(model), grid=3, ranges=[(-1, 1), (-1, 1)])
     with torch.no_grad():
         want = nn.functional.cross_entropy(copy.deepcopy(model).eval()(images[0]).double(), images[1]).item()
-    assert float(surface.loss.sel(h1=0, h2=0)) == pytest.approx(want, abs=1e-12)
+    assert float(surface.loss.sel(h1=0, h2=0)) == pytest.approx(want, abs=1e-7)  # the float32 network, in blocks
 
 
 @pytest.mark.parametrize("depth", [0.0, -3.0])
