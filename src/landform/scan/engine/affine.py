@@ -18,7 +18,7 @@ from landform.scan.engine.own import Affine, Theta, UnsupportedError, aliases, c
 from landform.scan.engine.reading import Reading
 from landform.scan.engine.source import Block
 from landform.scan.engine.spread import parts, spread
-from landform.scan.engine.stacked import Early, Stack
+from landform.scan.engine.stacked import Buffers, Early, Stack
 from landform.scan.engine.trace import classify, trace
 from landform.subspace import Subspace
 from landform.task import Task
@@ -167,17 +167,26 @@ class AffineEngine(AbstractBlocks):
         if ready.reading is None:
             # how wide the layers are is not known before; the point is computed again with the others, so that digits
             # do not depend on what was computed before, in this process or by another worker
-            outputs = stack.outputs(ready.early, h[:1])
+            outputs = stack.outputs(ready.early, h[:1], Buffers())
             ready.reading = Reading(self._source, ready.block, tree_map(lambda value: value[0], outputs))
         reading, early = ready.reading, ready.early
         size = stack.size(ready.block.stop - ready.block.start)
 
+        idle: list[Buffers] = []
+
         def compute(first: int) -> Tensor:
-            outputs = stack.outputs(early, h[first : first + size])
-            if reading.stackable:
-                return reading.many(outputs)
-            each = [tree_map(operator.itemgetter(number), outputs) for number in range(min(size, len(h) - first))]
-            return torch.stack([reading.one(one) for one in each])
+            try:
+                buffers = idle.pop()
+            except IndexError:
+                buffers = Buffers()
+            try:
+                outputs = stack.outputs(early, h[first : first + size], buffers)
+                if reading.stackable:
+                    return reading.many(outputs)
+                each = [tree_map(operator.itemgetter(number), outputs) for number in range(min(size, len(h) - first))]
+                return torch.stack([reading.one(one) for one in each])
+            finally:
+                idle.append(buffers)
 
         starts = range(0, len(h), size)
         for first, found in zip(starts, spread(compute, starts), strict=True):

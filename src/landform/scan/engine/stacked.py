@@ -12,15 +12,35 @@ from landform.scan.engine.cut import Cut
 from landform.scan.engine.own import Affine, Theta, UnsupportedError, combine
 from landform.scan.engine.trace import fetch, has_hooks
 
-NUMBERS = 1 << 18
-"""Activations of the widest layer for a stack of points: 1 MB in float32, about what a core keeps in its cache."""
+NUMBERS = 1 << 19
+"""Activations of the widest layer for a stack of points: 2 MB in float32. More leaves a core's caches; less is more
+calls, at each of which threads wait for Python's lock."""
 
 LOOP = 1 << 13
 """Numbers of a value from which on points are written one by one: below, the calls would cost more than the work."""
 
 Rows = Mapping[int, Tensor]
 """By ``id`` of a moved tensor: its values at the points, ``[points, *shape]``."""
-Operation = Callable[[Mapping[fx.Node, Any], Rows], Any]
+
+
+class Buffers:
+    """Where one thread writes the values of a stack, again and again.
+
+    Fresh memory comes from the system page by page, which for a value of a megabyte takes longer than to compute it.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[object, Tensor] = {}
+
+    def get(self, key: object, like: Tensor, *shape: int) -> Tensor:
+        """Return a tensor of a shape, with any numbers, of another's dtype; the same one for the same key and shape."""
+        held = self._held.get(key)
+        if held is None or held.shape != shape or held.dtype != like.dtype:
+            held = self._held[key] = like.new_empty(shape)
+        return held
+
+
+Operation = Callable[[Mapping[fx.Node, Any], Rows, Buffers], Any]
 
 POINTWISE_MODULES = (
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.ReLU6),
@@ -74,20 +94,21 @@ class Stack:
         """Return how many points to stack."""
         return max(1, min(512, NUMBERS // max(1, samples * self._widest)))
 
-    def outputs(self, early: Sequence["Early"], h: Tensor) -> Any:
+    def outputs(self, early: Sequence["Early"], h: Tensor, buffers: Buffers) -> Any:
         """Return the model's outputs at points, each ``[points, samples, features]``.
 
         Args:
             early: Values at the frontier, one each.
             h: Points, ``[points, z]``.
+            buffers: The thread's own, in which outputs may lie too, until the next call.
 
         Returns:
             What the model returns.
         """
         rows = self._theta.rows(h)
-        values = {node: value.at(h) for node, value in zip(self._holders, early, strict=True)}
+        values = {node: value.at(h, buffers) for node, value in zip(self._holders, early, strict=True)}
         for node, operation in self._steps:
-            values[node] = found = operation(values, rows)
+            values[node] = found = operation(values, rows, buffers)
             if isinstance(found, Tensor) and found.ndim == 3:
                 self._widest = max(self._widest, found.shape[1])
 
@@ -118,7 +139,7 @@ class Early:
         """Memory held."""
         return (self._base.numel() + self._parts.numel()) * self._base.element_size()
 
-    def at(self, h: Tensor) -> Tensor:
+    def at(self, h: Tensor, buffers: Buffers) -> Tensor:
         """Return the value at points, ``[points, features, samples]``, or without points if it is fixed."""
         base, parts, count = self._base, self._parts, len(self._moving)
         if not self._affine:
@@ -129,7 +150,7 @@ class Early:
         if base.numel() < LOOP:
             flat = torch.addmm(base.reshape(1, -1), factors.to(base.dtype), parts.reshape(count, -1))
             return flat.view(len(h), *base.shape)
-        out = base.new_empty(len(h), *base.shape)
+        out = buffers.get(self, base, len(h), *base.shape)
         for row, point in zip(out, factors.tolist(), strict=True):
             combine(base, parts, tuple(point), row)
         return out
@@ -145,7 +166,7 @@ def _operation(graph: fx.GraphModule, node: fx.Node, theta: Theta) -> Operation:
     if node.target not in (POINTWISE_METHODS if node.op == "call_method" else POINTWISE):
         raise UnsupportedError(f"{node.target} is nothing that a stack of points can go through")
 
-    def run(values: Mapping[fx.Node, Any], _: Rows) -> Any:
+    def run(values: Mapping[fx.Node, Any], _rows: Rows, _buffers: Buffers) -> Any:
         args = fx.node.map_arg(node.args, values.__getitem__)
         kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
         if node.op == "call_method":
@@ -158,15 +179,15 @@ def _operation(graph: fx.GraphModule, node: fx.Node, theta: Theta) -> Operation:
 def _same(node: fx.Node) -> Operation:
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    return lambda values, _: values[source]
+    return lambda values, _rows, _buffers: values[source]
 
 
 def _attribute(value: Any, theta: Theta) -> Operation:
     if not isinstance(value, Tensor) or value.ndim > 1:
         raise UnsupportedError("a tensor of several dimensions stands by itself in the model")
     if id(value) in theta.moved:
-        return lambda _, rows: rows[id(value)].reshape(-1, value.numel(), 1)
-    return lambda _values, _rows: value.reshape(1, -1, 1)
+        return lambda _values, rows, _buffers: rows[id(value)].reshape(-1, value.numel(), 1)
+    return lambda _values, _rows, _buffers: value.reshape(1, -1, 1)
 
 
 def _module(module: nn.Module, node: fx.Node, theta: Theta) -> Operation:
@@ -174,7 +195,7 @@ def _module(module: nn.Module, node: fx.Node, theta: Theta) -> Operation:
     if not isinstance(source, fx.Node) or has_hooks(module):
         raise UnsupportedError(f"{node.target} is called in a way that a stack of points cannot follow")
     if type(module) in POINTWISE_MODULES:
-        return lambda values, _: module(values[source])
+        return lambda values, _rows, _buffers: module(values[source])
     if type(module) is nn.Flatten and module.start_dim == 1 and module.end_dim == -1:
         return _same(node)
     if isinstance(module, nn.Linear) and type(module) is nn.Linear:
@@ -192,10 +213,13 @@ def _at(value: Tensor, rows: Rows) -> Tensor:
 def _linear(module: nn.Linear, source: fx.Node, theta: Theta) -> Operation:
     weight, bias = module.weight, module.bias
 
-    def run(values: Mapping[fx.Node, Any], rows: Rows) -> Tensor:
+    def run(values: Mapping[fx.Node, Any], rows: Rows, buffers: Buffers) -> Tensor:
         x = values[source]
         matrix = rows[id(weight)] if id(weight) in theta.moved else weight.expand(len(x), -1, -1)
-        return torch.bmm(matrix, x) if bias is None else torch.baddbmm(_at(bias, rows), matrix, x)
+        points = max(len(x), len(matrix))
+        out = buffers.get(run, x, points, len(weight), x.shape[2])
+        x, matrix = x.expand(points, -1, -1), matrix.expand(points, -1, -1)
+        return torch.bmm(matrix, x, out=out) if bias is None else torch.baddbmm(_at(bias, rows), matrix, x, out=out)
 
     return run
 
@@ -205,7 +229,7 @@ def _norm(module: nn.BatchNorm1d, source: fx.Node, theta: Theta) -> Operation:
     if mean is None or variance is None or {id(mean), id(variance)} & theta.moved:
         raise UnsupportedError("a BatchNorm whose statistics are not fixed")
 
-    def run(values: Mapping[fx.Node, Any], rows: Rows) -> Tensor:
+    def run(values: Mapping[fx.Node, Any], rows: Rows, _buffers: Buffers) -> Tensor:
         scale = torch.rsqrt(variance + module.eps)[None, :, None]
         if not module.affine:
             return torch.mul(values[source] - mean[:, None], scale)
