@@ -19,6 +19,8 @@ SIDE = Path(__file__).with_name("side.py")
 OTHERS = ("loss-landscapes", "landscaper", "loop of 2018")
 REST = 2.0 * (512 * 512 + 512 * 10)
 """Operations a sample and point of the MLP that are left when its first layer is reused."""
+FIRST = 3 * 2.0 * 784 * 512
+"""Operations a sample that serve all points: the first layer at the origin and along two directions."""
 LEAST = 3
 """Turns that are always taken: a median and its spread need as many."""
 
@@ -100,7 +102,8 @@ class Found:
                 row["ratio"] = str(ratios(times, self.turns["landform"]))
             if tool == "landform" and self.workload == "mlp" and "matrix product" in self.turns:
                 peak = [20 * 2 * 1024**3 / value for value in self.turns["matrix product"]]
-                shares = [REST * samples * points / took / most for took, most in zip(times, peak, strict=True)]
+                work = samples * (REST * points + FIRST)
+                shares = [work / took / most for took, most in zip(times, peak, strict=True)]
                 row["share of the peak on what is left"] = str(Spread.of(shares))
             rows.append(row)
         wholes = max(map(len, self.whole.values()), default=0)
