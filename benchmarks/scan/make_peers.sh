@@ -6,3 +6,4 @@ folder=${1:?usage: make_peers.sh FOLDER}
 torch=$(python -c 'import torch; print(torch.__version__.split("+")[0])')
 python -m venv "$folder"
 "$folder/bin/pip" install "torch==$torch" "loss-landscapes==3.0.6" "landscaper==1.3.1" "setuptools<81"
+"$folder/bin/pip" install --no-deps "PyHessian==0.1"  # for benchmarks/phantom_study.py
