@@ -112,8 +112,8 @@ class Workload:
 
 IMAGE = (1, 28, 28)
 WORKLOADS = {
-    "mlp": Workload(lambda: mlp(784, 512, 512, 10), IMAGE, 10, 10_000, 7),
-    "tiny": Workload(lambda: mlp(2, 64, 64, 2), (2,), 2, 1_000, 25),
+    "mlp": Workload(lambda: mlp(784, 512, 512, 10), IMAGE, 10, 10_000, 15),
+    "tiny": Workload(lambda: mlp(2, 64, 64, 2), (2,), 2, 1_000, 51),
     "lenet8": Workload(lambda: lenet(8), IMAGE, 10, 4_000, 4),
     "lenet32": Workload(lambda: lenet(32), IMAGE, 10, 1_500, 4),
     "lenet64": Workload(lambda: lenet(64), IMAGE, 10, 750, 4),

@@ -150,9 +150,13 @@ class Early:
         if base.numel() < LOOP:
             flat = torch.addmm(base.reshape(1, -1), factors.to(base.dtype), parts.reshape(count, -1))
             return flat.view(len(h), *base.shape)
-        out = buffers.get(self, base, len(h), *base.shape)
-        for row, point in zip(out, factors.tolist(), strict=True):
-            combine(base, parts, tuple(point), row)
+        out, line = buffers.get(self, base, len(h), *base.shape), buffers.get((self, "line"), base, *base.shape)
+        before: list[float] | None = None
+        for row, (*first, last) in zip(out, factors.tolist(), strict=True):
+            if first != before:  # along a grid line one addition is left
+                combine(base, parts[:-1], tuple(first), line)
+                before = first
+            torch.add(line, parts[-1], alpha=last, out=row)
         return out
 
 
