@@ -28,7 +28,7 @@ def test_the_best_other_tool_has_the_least_median_and_ratios_are_of_turns():
     assert found(turns=yardstick).best == found().best
     rows = found("mlp", yardstick).table().rows
     assert [row["tool"] for row in rows] == ["landform", "landscaper", "loop of 2018", "bare forward"]
-    left = 1e4 * 2 * (15 * 15 * (512 * 512 + 512 * 10) + 3 * 784 * 512)  # all but the first layer, and its three products
+    left = 1e4 * 2 * (15 * 15 * (512 * 512 + 512 * 10) + 3 * 784 * 512)  # three products of layer 1
     share = left / 2 / (20 * 2 * 1024**3)  # in 2 s, where 20 products of 1024 × 1024 take one
     assert rows[0]["share of the peak on what is left"].startswith(f"{share:.3g} (")
 
