@@ -27,7 +27,8 @@ milliseconds; whole process: from its start to the end of a first scan, likewise
 landform's, turn by turn. *Best other* is the tool with the smallest median among loss-landscapes, landscaper and the
 loop of 2018; a bare forward pass of the model and a matrix product are yardsticks, not tools."""
 COMMANDS = """Parts are measured one at a time, on a machine with two free cores and without
-`OMP_NUM_THREADS`; each takes less than 4 minutes, and one that is measured again replaces only itself:
+`OMP_NUM_THREADS`; each takes one to four minutes (the perceptron seven), and one that is measured again replaces only
+itself:
 
 ```sh
 benchmarks/scan/make_peers.sh peers    # once: an environment with the other tools
@@ -130,22 +131,11 @@ def figure(parts: dict[str, Any], path: Path) -> None:
         axes.bar(place, ratio["median"], 0.6, color="tab:blue", yerr=[[below], [above]], capsize=4)
         aim = AIMS.get(name, 1.0)
         axes.hlines(aim, place - 0.4, place + 0.4, color="tab:red", lw=2, label="aim" if place == 0 else None)
-        axes.text(
-            place,
-            0.02,
-            ratio["tool"],
-            transform=axes.get_xaxis_transform(),
-            ha="center",
-            va="bottom",
-            color="white",
-            fontsize=7,
-        )
     axes.axhline(1, color="black", lw=0.8)
-    axes.set_xticks(range(len(found)), list(found))
+    names = [f"{name}\n{ratio['tool']}" for name, ratio in found.items()]
+    axes.set_xticks(range(len(found)), names, fontsize=8)
     axes.set(ylabel="time of the best other tool / landform's", ylim=(0, None))
-    axes.set_title(
-        "The same grid, all samples: median and range of paired repeats; in the bar, the best other tool", fontsize=9
-    )
+    axes.set_title("The same grid, all samples: median and range of paired repeats; the best other tool", fontsize=9)
     if found:
         axes.legend(loc="upper right")
     drawing.savefig(path, dpi=150, metadata={"Software": None})
