@@ -223,7 +223,13 @@ class AffineEngine(AbstractBlocks):
     def _side_by_side(self, points: int) -> bool:
         """Say whether points are shared out between cores, each with tensors of its own; make these at need."""
         cores = torch.get_num_threads()
-        if cores == 1 or points < cores or self.written > LANES or (self._lead is not None and self._lead.is_cuda):
+        if (
+            self.cut.convolves
+            or cores == 1
+            or points < cores
+            or self.written > LANES
+            or (self._lead is not None and self._lead.is_cuda)
+        ):
             return False
         while len(self._lanes) < cores:
             theta, rest = self._lanes[0].theta.twin(self.cut.rest)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from landform.scan.engine.own import Affine, combine
 from landform.scan.engine.trace import NORMS, PRODUCTS, Kind, call, fetch, is_shape, product, step
@@ -44,6 +45,12 @@ class Cut:
             for node in self.rest.graph.nodes
             if node.op == "call_module"
         )
+
+    @property
+    def convolves(self) -> bool:
+        """Whether convolutions are left for every point; they share out a block between cores better than points."""
+        called = (node for node in self.rest.graph.nodes if node.op == "call_module")
+        return any(isinstance(self.rest.get_submodule(str(node.target)), _ConvNd) for node in called)
 
     @property
     def reuses(self) -> bool:
