@@ -62,7 +62,7 @@ def test_transformers(resolution, words):
 def test_nothing_is_said_where_no_width_helps():
     net = nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3)).eval()
     task = lf.Task(net, loss="cross_entropy", data=(torch.zeros(6, 4), torch.arange(6) % 3))
-    with pytest.raises(CapacityError) as caught:
+    with pytest.raises(CapacityError, match="hidden layers are too few") as caught:
         lf.imprint(PATTERN, task, direct=False)
     assert "lf.widen" not in str(caught.value)
 
