@@ -1,18 +1,18 @@
 """What instruments report on phantoms: heights, axes, the place of the minimum, curvature.
 
-``python -m benchmarks.phantom_study``; other tools are used where they can be imported (``PYTHONPATH`` may name an
-environment of theirs; ``benchmarks/scan/make_peers.sh`` makes one). loss-landscapes returns an array without axes; its
-reader takes it to run from the first corner to the last, as its documentation draws it. Landscaper's has coordinates
-from −distance to distance, read in units of the norm of the parameters by which it scales directions. These readings
-are compared with the truth, and then the axes along which the tool really steps, found in its code. PyHessian's
-eigenvalues are those of the two coordinates, as the parameters of a module.
+``python -m benchmarks --only phantom_study``; other tools are used where they can be imported (``PYTHONPATH`` may name
+an environment of theirs; ``benchmarks/scan/make_peers.sh`` makes one). loss-landscapes returns an array without axes;
+its reader takes it to run from the first corner to the last, as its documentation draws it. Landscaper's has
+coordinates from −distance to distance, read in units of the norm of the parameters by which it scales directions.
+These readings are compared with the truth, and then the axes along which the tool really steps, found in its code.
+PyHessian's eigenvalues are those of the two coordinates, as the parameters of a module.
 """
 
 import contextlib
 import copy
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,11 @@ from benchmarks.report import Table
 from landform.testing import Phantom, phantom
 
 NODES = 9
-NAMES = ("bowl", "minima", "saddle", "plateau", "ring", "step", "noise", "constant")
+CASES: dict[str, dict[str, Any]] = {
+    "tiny": {"names": ("bowl",)},
+    "quick": {"names": ("bowl", "constant")},
+    "full": {"names": ("bowl", "ravine", "minima", "saddle", "plateau", "ring", "step", "noise", "constant")},
+}
 
 
 def landform_scan(made: Phantom) -> np.ndarray:
@@ -86,11 +90,11 @@ def places(tool: str) -> torch.Tensor:
     return 0.5 + (h - NODES // 2) / NODES if tool == "landscaper" else h / (NODES - 1)
 
 
-def study() -> list[Table]:
-    """Measure every phantom with every tool that is there; then second derivatives on a smooth one."""
+def run(names: Sequence[str]) -> list[Table]:
+    """Measure phantoms with every tool that is there; then second derivatives on smooth ones."""
     grid = np.linspace(0, 1, NODES)
     rows: list[dict[str, Any]] = []
-    for name in NAMES:
+    for name in names:
         made = phantom(name, resolution=8)
         h = torch.cartesian_prod(*[torch.from_numpy(grid)] * 2)
         truth = made.true(h).reshape(NODES, NODES).numpy()
@@ -122,6 +126,8 @@ def study() -> list[Table]:
 def curvature() -> Table:
     """Compare eigenvalues of the Hessian over the two directions: autograd, finite differences, PyHessian."""
     rows = []
+    low: float | str
+    high: float | str
     for name, options, true in (
         ("bowl", {"smooth": True, "curvatures": (4.0, 16.0)}, "4, 16"),
         ("bowl", {"smooth": False, "curvatures": (4.0, 16.0), "resolution": 8}, "none: affine in cells"),
@@ -130,13 +136,12 @@ def curvature() -> Table:
         made = phantom(name, dtype=torch.float64, **options)  # type: ignore[arg-type]
         for tool, measure in CURVATURES.items():
             try:
-                low, high = sorted(measure(made))
-                seen = f"{low:.6g}, {high:.6g}"
+                low, high = (float(value) for value in sorted(measure(made)))
             except ImportError:
-                seen = "not installed"
+                low = high = "not installed"
             wanted = "4, 16" if tool.startswith("differences") and name == "bowl" else true
             form = "smooth" if made.smooth else "sampled"
-            rows.append({"phantom": f"{form} {name}", "tool": tool, "eigenvalues": seen, "true": wanted})
+            rows.append({"phantom": f"{form} {name}", "tool": tool, "smaller": low, "larger": high, "true": wanted})
     notes = (
         "at h = (0.5, 0.5) for differences; at (0.55, 0.6), inside a cell, for autograd and PyHessian",
         "sampled, autograd and PyHessian: the truth is affine there; what is found is the curve's own bend",
@@ -229,8 +234,3 @@ CURVATURES: dict[str, Callable[[Phantom], list[float]]] = {
     "differences over 1/8": _differences,
     "PyHessian": _pyhessian,
 }
-
-
-if __name__ == "__main__":
-    for table in study():
-        print(table.markdown())

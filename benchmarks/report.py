@@ -1,4 +1,8 @@
-"""Tables, the machine they were measured on, and the two files they go to."""
+"""Tables, the machine they were measured on, and the two files they go to.
+
+A part is what is measured at once: a topic, or one workload of it. It carries its own machine, date and duration,
+because parts are measured one at a time, and a part that is measured again replaces only itself.
+"""
 
 import datetime as dt
 import json
@@ -67,24 +71,47 @@ def machine_line(facts: dict[str, Any]) -> str:
     )
 
 
-def write(folder: Path, facts: dict[str, Any], topics: dict[str, list[Table]], seconds: dict[str, float]) -> Path:
-    """Write ``results.md`` and ``results.json``; return the path of the first.
+def load(folder: Path) -> dict[str, Any]:
+    """Read the parts measured so far from ``results.json``; none where it is missing."""
+    path = folder / "results.json"
+    return dict(json.loads(path.read_text())["parts"]) if path.exists() else {}
+
+
+def add(
+    folder: Path, key: str, tables: Sequence[Table], facts: dict[str, Any], *, order: Sequence[str], **more: Any
+) -> dict[str, Any]:
+    """Put a part into ``results.json``, in place of an older one of that name.
 
     Args:
-        folder: Where to.
+        folder: Where the results are; made if missing.
+        key: Name of the part.
+        tables: What was measured.
         facts: From `machine`, taken at the start.
-        topics: Tables by topic.
-        seconds: Duration of each topic.
+        order: Names of all parts there are, in the order of the page; a part not named is dropped.
+        more: Seconds, settings, ratios: whatever else is worth keeping.
 
     Returns:
-        Path of the Markdown file.
+        All parts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    took = ", ".join(f"{name} {duration:.0f} s" for name, duration in seconds.items())
-    head = ["# Benchmarks", "", machine_line(facts), "", f"Written by `python -m benchmarks`; took {took}.", ""]
-    body = [table.markdown() + "\n" for tables in topics.values() for table in tables]
-    page = folder / "results.md"
-    page.write_text("\n".join(head + body))
-    data = {"machine": facts, "seconds": seconds, "topics": {n: [asdict(t) for t in ts] for n, ts in topics.items()}}
-    (folder / "results.json").write_text(json.dumps(data, indent=1) + "\n")
-    return page
+    parts = load(folder) | {key: {"machine": facts, **more, "tables": [asdict(table) for table in tables]}}
+    parts = {name: parts[name] for name in order if name in parts}
+    replace(folder / "results.json", json.dumps({"parts": parts}, indent=1) + "\n")
+    return parts
+
+
+def page(parts: dict[str, Any], commands: str) -> str:
+    """Return the page in Markdown: how to measure, then the tables of each part and the machine they are from."""
+    lines = ["# Benchmarks", "", commands, ""]
+    for name, part in parts.items():
+        lines += [f"# {name}", "", f"{machine_line(part['machine'])}; took {part['seconds']:.0f} s", ""]
+        for table in part["tables"]:
+            lines += [Table(**table).markdown(), ""]
+    return "\n".join(lines)
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text)
+    beside.replace(path)

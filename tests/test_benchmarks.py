@@ -31,17 +31,25 @@ def test_a_tiny_case_of_each_topic_gives_tables_with_numbers(topic):
         assert {line.count("|") for line in lines[2 : 4 + len(table.rows)]} == {lines[2].count("|")}
 
 
-def test_the_command_writes_both_files(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(
-        importlib.import_module("benchmarks.growth").CASES, "quick", {"sizes": {"z = 1 hinges": (4, 8)}}
-    )
+def test_the_command_writes_both_files_and_a_topic_replaces_only_itself(tmp_path, monkeypatch, capsys):
+    growth = importlib.import_module("benchmarks.growth").CASES
+    monkeypatch.setitem(growth, "quick", {"sizes": {"z = 1 hinges": (4, 8)}})
+    old = report.Table("Of old", [{"n": 1}])
+    for name in ("language", "compile", "growth", "no topic any more"):
+        report.add(tmp_path, name, [old], report.machine(), order=(*TOPICS, "no topic any more"), seconds=1.0)
     main(["--quick", "--only", "growth", "--output", str(tmp_path)])
     assert "Fitted exponents" in capsys.readouterr().out
     page = (tmp_path / "results.md").read_text()
-    assert "torch" in page.splitlines()[2]
-    data = json.loads((tmp_path / "results.json").read_text())
-    assert data["topics"]["growth"][0]["rows"][0]["n"] == 4
-    assert data["machine"]["cores"] >= 1
+    assert page.count("## Of old") == 2  # of three
+    assert page.count(", torch ") == 3  # each with its machine
+    parts = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert list(parts) == ["compile", "growth", "language"]  # in the order of the topics
+    assert parts["growth"]["tables"][0]["rows"][0]["n"] == 4
+    assert parts["growth"]["machine"]["cores"] >= 1
+    (tmp_path / "results.md").unlink()
+    main(["--draw", "--output", str(tmp_path)])
+    assert (tmp_path / "results.md").read_text() == page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.md"]
 
 
 @pytest.mark.parametrize(("n", "r"), [(4, 2), (8, 4), (12, 3), (12, 6)])

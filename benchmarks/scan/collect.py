@@ -1,15 +1,13 @@
 """What was measured, part by part: ``results.json`` is added to, ``results.md`` and ``results.png`` are drawn from it.
 
-A part is a workload or a topic. It carries its own machine, date and settings, because parts are measured one at a
-time, on a quiet machine, and a part that is measured again replaces only itself.
+A part (`benchmarks.report`) is a workload or a topic, measured on a quiet machine.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Table, machine_line
+from benchmarks import report
+from benchmarks.report import Table, load, machine_line
 from benchmarks.scan.workloads import WORKLOADS
 
 AIMS = {"mlp": 2.5, "tiny": 5.0}
@@ -48,12 +46,6 @@ python -m benchmarks.scan --quick           # small cases of everything, into a 
 Equal accuracy is in [accuracy.md](accuracy.md), coverage of the intervals in [coverage.md](coverage.md)."""
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """Read the parts measured so far."""
-    path = folder / "results.json"
-    return json.loads(path.read_text())["parts"] if path.exists() else {}
-
-
 def add(folder: Path, key: str, tables: list[Table], facts: dict[str, Any], **more: Any) -> None:
     """Put a part in, and draw page and figure again.
 
@@ -64,18 +56,14 @@ def add(folder: Path, key: str, tables: list[Table], facts: dict[str, Any], **mo
         facts: The machine, at the start of the part.
         more: Settings, seconds, ratios: whatever else is worth keeping.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = load(folder) | {key: {"machine": facts, **more, "tables": [asdict(table) for table in tables]}}
-    order = [*(f"peers/{name}" for name in WORKLOADS), *PARTS]
-    parts = {name: parts[name] for name in order if name in parts}
-    _write(folder / "results.json", json.dumps({"parts": parts}, indent=1) + "\n")
+    report.add(folder, key, tables, facts, order=[*(f"peers/{name}" for name in WORKLOADS), *PARTS], **more)
     draw(folder)
 
 
 def draw(folder: Path) -> None:
     """Write ``results.md``, and ``results.png`` where other tools were measured."""
     parts = load(folder)
-    _write(folder / "results.md", page(parts))
+    report.replace(folder / "results.md", page(parts))
     if any(key.startswith("peers/") for key in parts):
         figure(parts, folder / "results.png")
 
@@ -140,9 +128,3 @@ def figure(parts: dict[str, Any], path: Path) -> None:
         axes.legend(loc="upper right")
     drawing.savefig(path, dpi=150, metadata={"Software": None})
     plt.close(drawing)
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text)
-    beside.replace(path)
