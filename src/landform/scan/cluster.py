@@ -13,6 +13,7 @@ from distributed import KilledWorker, WorkerPlugin
 
 from landform.errors import ExecutorError
 from landform.scan.executor import AbstractPool
+from landform.scan.pages import hold_pages, release_pages
 from landform.scan.worker import Answer, Factory, Item, Payload, compute_all, forget, keep, pin_device
 
 distributed: Any = import_module("distributed")  # most of it has no annotations
@@ -36,10 +37,12 @@ class _Deliver(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         if isinstance(worker.name, int):  # numbered by a local cluster
             pin_device(worker.name)
+        hold_pages()
         keep(self._payload)
 
     def teardown(self, worker: Any) -> None:
         del worker
+        release_pages()
         forget(self._payload.key)
 
 
