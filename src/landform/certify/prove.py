@@ -17,8 +17,12 @@ from landform.certify import curve as one
 from landform.certify.field import Field
 from landform.certify.network import Network, Step
 from landform.certify.propagate import ProofError, affine, inject, propagate
+from landform.certify.warp import Warp, is_plain, warped
 from landform.mesh import Mesh
 from landform.response import AbstractResponse
+
+WORTHWHILE = 0.1
+"""Share of the rest of the bound above which rounding is followed again, as functions of g (`warp`)."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +66,74 @@ def prove(
 
     Cost:
         About two sparse products and a few passes over ``units × nodes`` numbers a layer; rows that are zero almost
-        everywhere (hats) are followed only where they are not.
+        everywhere (hats) are followed only where they are not. Twice that where rounding dominates.
     """
     first, rest = network.steps[0], network.steps[1:]
     field, scale = inject(mesh, first, network.unit_roundoff)
     rest = unscaled(rest, scale)
     before = [step for step in rest if spline_stage is None or step.stage < spline_stage]
     after = rest[len(before) :]
-    for step in before:
-        field = propagate(field, step, network.unit_roundoff)
-    lo, hi = bounds
-    out = []
-    for number, response in enumerate(responses):
-        head = network.heads[number]
-        row, loss = moving_output(head, response, number)
-        column = values[:, min(number, values.shape[1] - 1)]
-        if spline_stage is None or not after:
-            out.append(_direct(field, head, row, loss, column, lo, hi, network.unit_roundoff))
-        else:
-            out.append(_bent(field, after, head, row, loss, column, lo, hi, network.unit_roundoff))
-    return out
+    field, start = _followed(field, before, network.unit_roundoff)
+
+    def parts(field: Field, warp: Warp) -> list[Parts]:
+        return [
+            _head(network, number, response, field, warp, after, values, bounds, spline_stage)
+            for number, response in enumerate(responses)
+        ]
+
+    found = parts(field, Warp.none(field.mesh))
+    if start is None or not any(p.rounding > WORTHWHILE * (p.register + p.curve) for p in found):
+        return found
+    moved = warped(start.field, network.unit_roundoff)
+    if moved is None:
+        return found
+    field, warp = moved
+    try:
+        for step in before[start.number :]:
+            field = propagate(field, step, network.unit_roundoff)
+        again = parts(field, warp)
+    except ProofError:  # beyond the box, where g may be, units may do what the proof does not cover
+        return found
+    return [min(pair, key=lambda p: p.total) for pair in zip(found, again, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The last field before anything is computed, and the number of the step that reads it."""
+
+    field: Field
+    number: int
+
+
+def _followed(field: Field, steps: Sequence[Step], roundoff: float) -> tuple[Field, _Start | None]:
+    """Push a field through some steps; also return where its registers are still the coordinates."""
+    start, plain = None, is_plain(field)
+    for number, step in enumerate(steps):
+        pushed = propagate(field, step, roundoff)
+        if plain and not (plain := is_plain(pushed)):
+            start = _Start(field, number)
+        field = pushed
+    return field, start
+
+
+def _head(
+    network: Network,
+    number: int,
+    response: AbstractResponse,
+    field: Field,
+    warp: Warp,
+    after: Sequence[Step],
+    values: np.ndarray,
+    bounds: tuple[float, float],
+    spline_stage: int | None,
+) -> Parts:
+    """Bound one head from the field before ψ."""
+    head = network.heads[number]
+    row, loss = moving_output(head, response, number)
+    column = values[:, min(number, values.shape[1] - 1)]
+    if spline_stage is None or not after:
+        return _direct(field, warp, head, row, loss, column, *bounds, network.unit_roundoff)
+    return _bent(field, warp, after, head, row, loss, column, *bounds, network.unit_roundoff)
 
 
 def moving_output(head: Step, response: AbstractResponse, number: int) -> tuple[int, one.Loss]:
@@ -104,6 +156,7 @@ def moving_output(head: Step, response: AbstractResponse, number: int) -> tuple[
 
 def _direct(
     field: Field,
+    warp: Warp,
     head: Step,
     row: int,
     loss: one.Loss,
@@ -118,7 +171,10 @@ def _direct(
     """
     output, error = affine(field, head, np.array([row]), roundoff)
     kink = np.broadcast_to(field.sign_radius(head.weight[row])[0], output[0].shape)
-    edges = field.mesh.edges().numpy()
+    error = warp.radius(error) + warp.beyond(output[0])
+    kink, output = warp.radius(kink), warp.inside(output)
+    slip, slipped = ((hi - lo) * part for part in warp.slip(values))
+    edges = warp.mesh.edges().numpy()
     a, b = edges.T
     target = lo + (hi - lo) * values
     still = np.zeros(len(a))
@@ -127,7 +183,7 @@ def _direct(
     kinked = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], kinks) if kinks.any() else exact
     radius = np.maximum(error[0, a], error[0, b]) + kinks
     total = one.deviation(loss, output[0, a], output[0, b], target[a], target[b], radius)
-    return Parts(_more(kinked, exact), exact, _more(total, kinked))
+    return Parts(_more(kinked, exact) + slip, exact, _more(total, kinked) + slipped)
 
 
 def _more(total: float, part: float) -> float:
@@ -147,6 +203,7 @@ def reading(step: Step, rows: np.ndarray, base: sp.csr_matrix, bias: float) -> S
 
 def _bent(
     field: Field,
+    warp: Warp,
     steps: Sequence[Step],
     head: Step,
     row: int,
@@ -167,6 +224,9 @@ def _bent(
     # the units read the register with either sign, their biases with the other: bound both
     _, mirrored = affine(field, replace(read, weight=-read.weight), np.array([0]), roundoff)
     kink = np.broadcast_to(field.sign_radius(base)[0], register.shape)
+    beyond = warp.beyond(register)
+    error, mirrored = warp.radius(error) + beyond, warp.radius(mirrored) + beyond
+    kink, register = warp.radius(kink), warp.inside(register)
     if np.dot(register - register.mean(), values - values.mean()) < 0:
         register, sign = -register, -sign
     factor = unit_of(float(np.ptp(register)), float(np.ptp(values)))
@@ -177,7 +237,11 @@ def _bent(
     noise = max(float(error.max()), float(mirrored.max()))
     span = (float((register - kink).min()), float((register + kink).max()))
     limits = (float(values.min()), float(values.max()))
-    return follow_curve(steps, chosen, sign, span, limits, shift, away, noise, head, row, loss, (lo, hi), roundoff)
+    slip, slipped = warp.slip(values)
+    parts = follow_curve(
+        steps, chosen, sign, span, limits, shift, away + slip, noise, head, row, loss, (lo, hi), roundoff
+    )
+    return replace(parts, rounding=parts.rounding + (hi - lo) * slipped)
 
 
 def follow_curve(

@@ -1,0 +1,173 @@
+"""The coordinates as a network holds them: what happens to them on their way to the first hinge moves the picture.
+
+Norms and sums round the registers that hold h again and again before anything is computed from them. Each hinge and
+hat behind would inherit that error for itself, and a sum over hats would count it once a hat. But all of them read the
+same numbers: with g the point at which these *would* be exact, the network computes the pattern at g, so the error is
+that of a picture moved by g − h: at most Σ_k |g_k − h_k|·max |∂_k T|.
+
+So a `Field` of registers is written anew as functions of g: the register of each axis, x = a + b·n·h up to its error,
+is a + b·n·g *by definition*. g may lie outside the box by as much, so the mesh gets one more cell wherever it can; what
+the network does there is followed like the rest. This is a backward error analysis of the first layers (N. J. Higham,
+*Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002, §1.5), and sound for any choice of registers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from landform.certify.field import Field
+from landform.mesh import Mesh
+
+U64 = 2.0**-53
+MOST_UNITS = 64  # more registers than this are no coordinates on their way
+WORTH = 4.0  # roundings of n·h below which hinges add more of their own
+
+
+@dataclass(frozen=True)
+class Warp:
+    """How far g may be from h, and the mesh on which a field is a function of g.
+
+    Args:
+        mesh: The mesh of the box.
+        inner: The box's nodes among those of the larger mesh, ``[nodes]``.
+        nearest: For each node of the larger mesh, the nearest of the box, ``[larger nodes]``.
+        exact: How far g is from h in exact arithmetic, in cells, ``[z]``.
+        rounded: How much farther it may be through rounding, in cells, ``[z]``.
+    """
+
+    mesh: Mesh
+    inner: np.ndarray
+    nearest: np.ndarray
+    exact: np.ndarray
+    rounded: np.ndarray
+
+    @classmethod
+    def none(cls, mesh: Mesh) -> "Warp":
+        """Return the warp that moves nothing."""
+        nodes = np.arange(mesh.n_nodes)
+        return cls(mesh, nodes, nodes, np.zeros(mesh.z), np.zeros(mesh.z))
+
+    @property
+    def reach(self) -> float:
+        """Sum over the axes of how far g may be from h: the most that nodes outside the box weigh at g."""
+        return float((self.exact + self.rounded).sum())
+
+    def inside(self, value: np.ndarray) -> np.ndarray:
+        """Return nodal values over the box, ``[rows, nodes]``: those at the point of the box that is nearest to g."""
+        return np.asarray(np.broadcast_to(value, (*value.shape[:-1], len(self.nearest)))[..., self.inner])
+
+    def radius(self, bound: np.ndarray) -> np.ndarray:
+        """Return a bound over the box from one at g, ``[rows, nodes]``; both are at least 0."""
+        return self.inside(bound) + self.reach * float(bound.max(initial=0.0))
+
+    def beyond(self, value: np.ndarray) -> float:
+        """Return how far a P1 function at g may be from its value at the point of the box nearest to g."""
+        if not self.reach:
+            return 0.0
+        return self.reach * float(np.abs(value - value[..., self.inner[self.nearest]]).max(initial=0.0))
+
+    def slip(self, values: np.ndarray) -> tuple[float, float]:
+        """Return how far a pattern at g may be from the pattern at h: in exact arithmetic, and how much more in fact.
+
+        On a simplex the k-th component of a P1 function's gradient is a difference along an edge parallel to axis k.
+        """
+        grid = values.reshape(self.mesh.shape)
+        steep = np.array([np.abs(np.diff(grid, axis=k)).max(initial=0.0) for k in range(self.mesh.z)])
+        return float(self.exact @ steep), float(self.rounded @ steep)
+
+
+def is_plain(field: Field) -> bool:
+    """Say whether all units are affine in one coordinate, or constant: nothing has been computed yet."""
+    if len(field.sparse_rows) or field.units > MOST_UNITS:
+        return False
+    index = field.mesh.indices().numpy().T.astype(float)
+    for row in field.value:
+        fits = [_line(row, axis, n)[2] for axis, n in zip(index, field.mesh.cells, strict=True)]
+        if not min(fits) <= 1e-4 * max(float(np.abs(row).max()), 1e-300):
+            return False
+    return True
+
+
+def warped(field: Field, roundoff: float) -> tuple[Field, Warp] | None:
+    """Write a field as functions of g.
+
+    Args:
+        field: Units over the box, all dense.
+        roundoff: Unit roundoff of the network's dtype.
+
+    Returns:
+        The field over a mesh that contains all g, and how far g may be from h. None if no unit holds one of the
+        coordinates, or if their errors are so small that nothing is won.
+
+    Cost:
+        A pass over ``units × nodes`` numbers.
+    """
+    mesh, z = field.mesh, field.mesh.z
+    index = mesh.indices().numpy().T.astype(float)
+    local = field.local.toarray()
+    pivots, lines, exact, rounded = [], [], np.zeros(z), np.zeros(z)
+    for k in range(z):
+        found = [_pivot(field, local, row, index[k], mesh.cells[k]) for row in range(field.units)]
+        best = min((f for f in found if f is not None), key=lambda f: f[2] + f[3], default=None)
+        if best is None:
+            return None
+        pivots.append(found.index(best))
+        lines.append(best[:2])
+        exact[k], rounded[k] = best[2:]
+    if (exact + rounded < WORTH * roundoff * np.array(mesh.cells)).all() or not (exact + rounded).max() < 0.5:
+        return None
+    # a ReLU's output is never below 0: then neither is g, unless the register of h = 0 is above it
+    low = np.array([0 if field.positive[p] and a <= 0 else 1 for p, (a, _) in zip(pivots, lines, strict=True)])
+    larger = Mesh(tuple(n + 1 + int(more) for n, more in zip(mesh.cells, low, strict=True)))
+    place = larger.indices().numpy() - low
+    clipped = np.clip(place, 0, np.array(mesh.cells))
+    nearest = clipped @ np.array(mesh.strides)
+    inner = np.flatnonzero((clipped == place).all(axis=1))
+    warp = Warp(mesh, inner, nearest, exact, rounded)
+    value = _extended(field.value, mesh, low)
+    steep = np.stack([_steepest(value, larger, k) for k in range(z)], axis=1)
+    moved = steep @ (exact + rounded) * (1 + 1e-12)  # a P1 function at g and at h
+    worst = field.error.max(axis=1, initial=0.0) + local.max(axis=1, initial=0.0) + field.kink + moved
+    error = np.repeat(worst[:, None], larger.n_nodes, axis=1)
+    for k, (row, (a, b)) in enumerate(zip(pivots, lines, strict=True)):
+        value[row] = a + b * place[:, k]
+        error[row] = 4 * U64 * (abs(a) + abs(b) * np.abs(place[:, k]))
+    kink, none = np.zeros(field.units), sp.csr_matrix((field.units, larger.n_nodes))
+    empty = sp.csr_matrix((0, larger.n_nodes))
+    rows = np.zeros(0, dtype=int)
+    return Field(larger, field.dense_rows, value, error, rows, empty, empty, kink, none, field.positive), warp
+
+
+def _line(row: np.ndarray, index: np.ndarray, cells: int) -> tuple[float, float, float]:
+    """Return a, b and the largest |row − (a + b·index)|."""
+    a = float(row[0])
+    b = float(row[-1] - row[0]) / cells  # the last node has the largest index along every axis
+    return a, b, float(np.abs(row - (a + b * index)).max())
+
+
+def _pivot(
+    field: Field, local: np.ndarray, row: int, index: np.ndarray, cells: int
+) -> tuple[float, float, float, float] | None:
+    """Return a, b and the two parts of |x − (a + b·n·h)|/b, in cells; None where the unit does not grow with h."""
+    a, b, fit = _line(field.value[row], index, cells)
+    if not b > 0 or not fit < 0.1 * b:
+        return None
+    own = fit + 8 * U64 * (abs(a) + b * cells)  # fit, a and b are numbers of this verifier
+    exact = (own + float(local[row].max(initial=0.0)) + float(field.kink[row])) / b
+    return a, b, exact * (1 + 1e-12), float(field.error[row].max(initial=0.0)) / b * (1 + 1e-12)
+
+
+def _extended(value: np.ndarray, mesh: Mesh, low: np.ndarray) -> np.ndarray:
+    """Return nodal values continued by one more cell, affine along each axis."""
+    grid = value.reshape(len(value), *mesh.shape)
+    pads = [(0, 0), *((int(more), 1) for more in low)]
+    grid = np.pad(grid, pads, "reflect", reflect_type="odd")
+    return grid.reshape(len(value), -1)
+
+
+def _steepest(value: np.ndarray, mesh: Mesh, axis: int) -> np.ndarray:
+    """Return the largest difference along an axis of each row."""
+    grid = value.reshape(len(value), *mesh.shape)
+    difference = np.abs(np.diff(grid, axis=axis + 1)).reshape(len(value), -1)
+    return np.asarray(difference.max(axis=1, initial=0.0))
