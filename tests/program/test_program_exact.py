@@ -153,6 +153,31 @@ def test_compression_drops_what_a_coarser_mesh_holds():
     assert basis.error < 1e-12
 
 
+@pytest.mark.parametrize(("cells", "tolerance"), [((5, 5), 0.0), ((3, 7), 0.0), ((16, 16), 0.05), ((6,), 0.0)])
+def test_hats_that_are_clearly_off_are_the_same_hats(cells, tolerance):
+    pattern = random_pattern(cells)
+    h = hard_points(pattern.resolution, 40)
+    made = register(pattern, form="hats", clear=True, tolerance=tolerance)
+    plain = register(pattern, form="hats", tolerance=tolerance)
+    assert (made(h) - plain(h)).abs().max() < 1e-13
+
+
+def test_hats_that_are_clearly_off_read_three_hinges_that_are_small_near_the_node():
+    cells = 9
+    h = Mesh((cells, cells)).nodes()
+    program = register(random_pattern((cells, cells)), form="hats", clear=True)
+    hinges = program.layers[1]
+    x = np.maximum(hinges.weight @ h.numpy().T + hinges.bias[:, None], 0)
+    hats = program.layers[2]
+    own = np.flatnonzero(~hats.carried)
+    pre = hats.weight[own] @ x + hats.bias[own, None]
+    size = abs(hats.weight[own]) @ x + np.abs(hats.bias[own, None])
+    assert len(own) == (cells + 1) ** 2
+    assert np.diff(hats.weight[own].indptr).max() <= 3
+    assert size[pre > -0.5].max() < 2 + 1e-9  # 1 and the hinges, which are 1 together where the hat ends
+    assert (np.abs(pre) < 0.5).sum(0).max() <= 6  # no node but the neighbours' is near a hat's knot
+
+
 def test_unknown_forms_name_what_there_is():
     with pytest.raises(InputError, match=r"form='strips'.*does not exist for z = 1; there are: .*hinges \(carry\)"):
         register(random_pattern((4,)), form="strips")

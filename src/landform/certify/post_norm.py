@@ -14,7 +14,6 @@ from landform.certify.propagate import SLACK, U64, ProofError
 from landform.certify.prove import Parts
 from landform.certify.stream import (
     ACT_OPS,
-    NORM_OPS,
     Pre,
     Read,
     State,
@@ -24,7 +23,9 @@ from landform.certify.stream import (
     gamma,
     hidden_units,
     live_units,
+    own_rounding,
     require_silence,
+    root_rounding,
     start_coordinates,
 )
 from landform.certify.stream_curve import Piece, fit, grid_of, loss_of, piece_of, values_of
@@ -147,11 +148,12 @@ def _normalise(weights: Weights, norm: Norm, state: PostState, signal: "_Signal"
         raise ProofError(f"'{norm.name}' has no large constant among its inputs")
     smallest, largest = np.sqrt(below) * (1 - 4 * d * U64), np.sqrt(above) * (1 + 4 * d * U64)
     middle = float(np.sqrt(smallest * largest))
-    factor = (max(middle / smallest - 1, 1 - middle / largest) + float(gamma(d + 16, unit))) * SLACK
+    common = root_rounding(norm, size.max(1), np.inf, unit)
+    factor = (max(middle / smallest - 1, 1 - middle / largest) + common) * SLACK
     ratio = gain / middle
     mean = sums / d + shift * used.mean()
     linear = ratio[:, None] * state.value
-    own = unit * NORM_OPS * (np.abs(state.value) + shift + mean) + 4 * U64 * np.abs(state.value)
+    own = own_rounding(norm, state.value, np.zeros(size.shape[1]), shift + mean, unit)
     error = np.abs(ratio)[:, None] * (state.error + own) * SLACK * (1 + factor)
     if signal.piece is not None:
         signal.gain *= float(ratio[signal.place])

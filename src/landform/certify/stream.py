@@ -12,7 +12,8 @@ I[E](h), from the stored weights alone. Three things are new against ReLU chains
 - **A smooth activation** lies below relu(t) by at most a constant (0.1701 GELU, 0.2785 SiLU, 0.1637 its quick form),
   and where |t| is beyond 750 the float function is t or 0 exactly. So only units that may be near their knot on a cell
   count.
-- **Rounding**: any order of summation, as in `landform.certify.propagate`; adding an exact zero is exact.
+- **Rounding**: any order of summation, as in `landform.certify.propagate`; adding an exact zero is exact, and so are
+  products with powers of two. All that a norm rounds in common (its root) is part of λ.
 
 The pattern register is then followed through ψ as a curve (`landform.certify.stream_curve`).
 """
@@ -37,7 +38,9 @@ CLOSE, TAIL = 45.0, 2e-18
 FAR = 750.0
 """Beyond ±750, float activations are t or 0 exactly: erf is ±1, exp(−t) is 0 or infinite."""
 NORM_OPS = 4.0
-"""Roundings of one coordinate in a norm, beyond those that all coordinates share."""
+"""Roundings of one coordinate in a norm at most, beyond those that all coordinates share."""
+ROOT_OPS = 10.0
+"""Roundings that all coordinates share beside the sum of squares: its mean, ε, the root, its inverse."""
 ACT_OPS = 8.0
 """Ulps by which an activation may be off."""
 
@@ -225,7 +228,7 @@ def read_norm(
     size = np.abs(state.value) + total
     if norm.kind == "layer":
         mean = state.value.mean(0)
-        slip = (gamma(d, unit) + gamma(d, U64)) * size.sum(0) / d + total.mean(0)
+        slip = (gamma(d + 1, unit) + gamma(d, U64)) * size.sum(0) / d + total.mean(0)
     else:
         mean, slip = np.zeros(size.shape[1]), np.zeros(size.shape[1])
     centred = state.value - mean
@@ -238,12 +241,13 @@ def read_norm(
     smallest = float(np.sqrt(max(below, 0.0))) * (1 - 4 * d * U64)
     middle = float(np.sqrt(smallest * largest)) if scale is None else scale
     factor = max(middle / smallest - 1, 1 - middle / largest) if smallest > 0 else np.inf
-    factor = (factor + float(gamma(d + 16, unit))) * SLACK
+    squares = (smallest**2 - norm.eps) * d if norm.kind == "rms" else np.inf
+    factor = (factor + root_rounding(norm, (np.abs(state.value) + total).max(1), squares, unit)) * SLACK
     read = (gain != 0).any(1)
     if not read.any():
         factor, middle = 0.0, 1.0
     linear = np.where(read[:, None], gain * centred / middle, 0.0)
-    own = unit * NORM_OPS * (np.abs(state.value) + np.abs(mean) + slip) + 4 * U64 * (np.abs(state.value) + np.abs(mean))
+    own = own_rounding(norm, state.value, mean, slip, unit)
     own += state.error if own_error is None else own_error
     error = np.where(read[:, None], np.abs(gain) / middle * own * SLACK * (1 + factor), 0.0)
     shared = [
@@ -253,6 +257,45 @@ def read_norm(
     constant = weights.moved(norm.bias, h)
     error = error + unit * np.where((constant != 0) & (linear != 0), np.abs(constant) + np.abs(linear), 0.0)
     return Read(linear, constant, error, shared, gain / middle, slip * (1 + factor), float(factor), middle)
+
+
+def own_rounding(norm: Norm, value: np.ndarray, mean: np.ndarray, slip: np.ndarray | float, unit: float) -> np.ndarray:
+    """Bound what a norm rounds in each coordinate by itself, before the gain, in the units of the stream.
+
+    (x − m)·r·g with r = 1/σ, or (x·r − m·r)·g: the difference rounds by u|x − m|, or x·r by u|x| and then the
+    difference by u|x − m|; one or two products by u|x − m| each. RMSNorm has the products alone, and rounds 1 + gain
+    where it stores gain so.
+    """
+    if norm.kind == "layer":
+        centred = np.abs(value - mean) + slip
+        rounded = unit * (2 * centred + np.maximum(np.abs(value), centred))
+    else:
+        rounded = unit * (3.0 if norm.gain_offset else 2.0) * np.abs(value)
+    own: np.ndarray = rounded + 4 * U64 * (np.abs(value) + np.abs(mean))
+    return own
+
+
+def root_rounding(norm: Norm, size: np.ndarray, total: float, unit: float) -> float:
+    """Bound the relative error of 1/σ, which all coordinates share.
+
+    Of a variance, d + 16 roundings, half of which the root leaves. A mean of squares is a sum of terms ≥ 0, in whatever
+    order: where two parts that hold one of the b largest terms meet, it rounds by u of the total, b − 1 times; where a
+    part without one is added, by no more than that part (the other is a number already). So the relative error is at
+    most (b − 1)·u + Σ of the others/total, for any b.
+
+    Args:
+        norm: Which norm.
+        size: The largest |x| of each coordinate.
+        total: The least sum of squares that occurs.
+        unit: Unit roundoff.
+    """
+    d = len(size)
+    every = float(gamma(d, unit))
+    if norm.kind == "rms" and total > 0:
+        squares = np.sort(size**2)
+        small = np.append(np.cumsum(squares)[::-1], 0.0) / total  # without the 0, 1, 2 … largest
+        every = min(every, float((small[1:] * SLACK + np.arange(d) * unit).min()) + d * U64)
+    return every / 2 + (8.0 if norm.kind == "layer" else 0.0) * unit + ROOT_OPS * unit
 
 
 @dataclass(frozen=True)
@@ -281,12 +324,24 @@ def apply_map(weights: Weights, which: Map, read: Read, rows: np.ndarray) -> Pre
     used = (weight != 0).any(0)
     weight = weight[:, used]
     linear, constant = weight @ read.linear[used], weight @ read.constant[used] + bias
-    size = np.abs(weight) @ (np.abs(read.linear[used]) * (1 + read.factor) + np.abs(read.constant[used])) + np.abs(bias)
-    terms = ((weight != 0).sum(1) + (bias[:, 0] != 0) + 1)[:, None].astype(float)
-    leak = np.abs(weight @ read.gain[used]) + gamma(terms, U64) * (np.abs(weight) @ np.abs(read.gain[used]))
+    terms = ((weight != 0).sum(1) + (bias[:, 0] != 0))[:, None].astype(float)
+    leak = np.abs(weight @ read.gain[used]) + gamma(terms + 1, U64) * (np.abs(weight) @ np.abs(read.gain[used]))
     error = np.abs(weight) @ read.error[used] + leak * read.mean
     error += sum((np.abs(weight @ part[used]) for part in read.shared), 0.0) * (1 + read.factor)
-    error = (error + (gamma(terms, weights.unit) + gamma(terms, U64)) * (size + error)) * SLACK
+    # roundings: sizes of what is multiplied, and of every partial sum, its terms of either sign
+    off = read.factor * np.abs(read.linear[used]) + read.error[used] + np.abs(read.gain[used]) * read.mean
+    off += sum((np.abs(part[used]) for part in read.shared), 0.0)
+    value = read.linear[used] + read.constant[used]
+    above, below = np.maximum(value, 0.0), np.maximum(-value, 0.0)
+    plus, minus = np.maximum(weight, 0.0), np.maximum(-weight, 0.0)
+    up = plus @ above + minus @ below + np.maximum(bias, 0.0)
+    down = plus @ below + minus @ above + np.maximum(-bias, 0.0)
+    away = np.abs(weight) @ off
+    rounds = np.where(np.abs(np.frexp(weight)[0]) == 0.5, 0.0, np.abs(weight))  # products with powers of 2 are exact
+    result = np.abs(linear + constant) + read.factor * np.abs(linear) + error
+    own = (terms >= 2) * result + np.maximum(terms - 2, 0) * (np.maximum(up, down) + away)
+    own += rounds @ (np.abs(value) + off)
+    error = (error + weights.unit * own + gamma(terms + 1, U64) * (up + down + away)) * SLACK
     return Pre(linear, constant, error)
 
 
@@ -316,7 +371,10 @@ def hinge(mesh: Mesh, pre: Pre, activation: str, unit: float) -> tuple[np.ndarra
     close = near & dilate(mesh, value + pre.error > -CLOSE) & dilate(mesh, value - pre.error < CLOSE)
     kink = sign_changes(mesh, value)[:, None]
     out = np.maximum(value, 0.0)
-    error = np.where(on, pre.error + ACT_OPS * unit * (out + pre.error), 0.0) + gap_of(activation, near, close)
+    # a ≤ relu is convex, so from above a node counts by relu(X + E) − relu(X); from below I[relu(X)] − relu is 0 on
+    # cells without a positive node
+    felt = np.where(dilate(mesh, value > 0), pre.error, np.maximum(value + pre.error, 0.0))
+    error = felt + ACT_OPS * unit * (out + felt) + gap_of(activation, near, close)
     error = error + np.where(near, kink, 0.0)
     return out, error * SLACK, on
 

@@ -13,7 +13,12 @@ A hat of step q has x replaced by x/q.
 
 Read so, a hat's pre-activation is *exactly* 0 wherever its hinges are, which is nothing to a ReLU fed with exact zeros.
 A smooth activation behind a norm is fed with errors instead, and would add up those of hundreds of hats far away. There
-1 + x is read as it is (``clear``): the pre-activation of a hat is then clearly negative beyond its neighbours.
+(``clear``) the pre-activation of a hat shall be clearly negative beyond its neighbours. For z = 2 that is
+
+    φ = relu(1 − relu(−x_1) − relu(x_2) − relu(x_1 − x_2)), as x − relu(x) = −relu(−x):
+
+1 less three hinges, all ≥ 0 and small near the node, so neither the errors of far hats nor those of large numbers reach
+the sum. For other z, 1 + x is read as it is.
 """
 
 from collections.abc import Callable
@@ -83,7 +88,9 @@ class HatFamily:
 
     def block(self, index: np.ndarray, step: np.ndarray) -> Block:
         """Return the units that the hats at fine nodes ``index`` (shape ``[hats, z]``) with ``step`` need."""
-        build = {1: self._hats_1, 2: self._hats_2, 3: self._hats_3, 4: self._hats_4}[self.z]
+        build = {1: self._hats_1, 2: self._clear_2 if self.clear else self._hats_2, 3: self._hats_3, 4: self._hats_4}[
+            self.z
+        ]
         inner, hats = build(index, step)
         keys: dict[str, list[np.ndarray]] = {}
         for expression in [*(e for layer in inner for e in layer.values()), hats]:
@@ -102,6 +109,10 @@ class HatFamily:
                 ones = np.ones(len(keys), dtype=int)
                 terms = [("h", a * ones, float(self.cells[a])), ("h", b * ones, -float(self.cells[b]))]
                 out.append(Units(name, len(keys), terms, -keys.astype(float)))
+            elif name[0] == "r":
+                axis = int(name[-1])
+                terms = [("h", np.full(len(keys), axis), -float(self.cells[axis]))]
+                out.append(Units(name, len(keys), terms, keys.astype(float)))
             else:
                 axis = int(name[-1])
                 terms = [("h", np.full(len(keys), axis), float(self.cells[axis]))]
@@ -127,6 +138,10 @@ class HatFamily:
         zeros = np.zeros(len(key), dtype=np.int64)
         return Expression(len(key), [(f"lin{k}", zeros, np.ones(len(key)))], -key.astype(float))
 
+    def behind(self, k: int, key: np.ndarray) -> Expression:
+        """Return relu(key − n_k·h_k), zero for key ≤ 0."""
+        return Expression(len(key), [(f"r{k}", np.where(key > 0, key, ABSENT), np.ones(len(key)))])
+
     def _one_plus(self, i: np.ndarray, step: np.ndarray) -> Expression:
         """Return step + x_1: behind a ReLU (see the module), or as it is."""
         return self.line(0, i - step) if self.clear else self.axis(0, i - step)
@@ -144,6 +159,17 @@ class HatFamily:
         i, j = index.T
         hats = Expression(len(i)).plus(self._one_plus(i, step), 1 / step)
         for part in (self.axis(0, i), self.axis(1, j), self.difference(0, 1, i - j)):
+            hats = hats.plus(part, -1 / step)
+        return [], hats
+
+    def _clear_2(self, index: np.ndarray, step: np.ndarray) -> tuple[list[dict[str, Expression]], Expression]:
+        """Return hats as 1 less three hinges, also where one is affine on the box: it is small near the node."""
+        i, j = index.T
+        ones = np.ones(len(i))
+        second = Expression(len(i), [("x1", np.where(j < self.cells[1], j, ABSENT), ones)])
+        third = Expression(len(i), [("d01", np.where(i - j < self.cells[0], i - j, ABSENT), ones)])
+        hats = Expression(len(i), bias=ones.copy())
+        for part in (self.behind(0, i), second, third):
             hats = hats.plus(part, -1 / step)
         return [], hats
 
