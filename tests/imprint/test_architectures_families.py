@@ -311,7 +311,6 @@ def test_a_gate_that_is_no_constant_is_not_proved():
         (lambda: _with(lambda x: x[:, :4]), r"takes .* of a tensor"),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(2)), r"'1' has 2 slopes for 8 channels"),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh()), r"'1' is a Tanh.*saturates on both sides"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)), r"'1' is a GroupNorm.*use BatchNorm"),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ELU(-1.0)), r"'1' has alpha = -1\.0"),
         (
             lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Sigmoid(), nn.Conv2d(8, 8, 1)),

@@ -21,8 +21,8 @@ class Plain(nn.Module):
 
     def __init__(self, inputs, width, kernel, padding, dilation, norm, act):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, width, kernel, padding=padding, dilation=dilation, bias=not norm)
-        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.conv = nn.Conv2d(inputs, width, kernel, padding=padding, dilation=dilation, bias=norm != "batch")
+        self.norm = {"batch": nn.BatchNorm2d, "group": group_norm, "none": lambda _: nn.Identity()}[norm](width)
         self.act = act
 
     def forward(self, x):
@@ -45,17 +45,22 @@ class Fire(nn.Module):
 class Residual(nn.Module):
     """A residual block around any activation, the shortcut a map, an identity, or an identity with zeros around."""
 
-    def __init__(self, inputs, width, act, first, shortcut):
+    def __init__(self, inputs, width, act, first, shortcut, norm):
         super().__init__()
         self.first = nn.Sequential(nn.BatchNorm2d(inputs), act()) if first else nn.Identity()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.act, self.conv2, self.bn2 = act(), nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 3, padding=1, bias=False), norm(width)
+        self.act, self.conv2, self.bn2 = act(), nn.Conv2d(width, width, 1, bias=False), norm(width)
         self.last = nn.Identity() if first else act()
         same = nn.Identity() if inputs == width else Padded(width - inputs, 1)
         self.down = nn.Conv2d(inputs, width, 1, bias=False) if shortcut else same
 
     def forward(self, x):
         return self.last(self.down(x) + self.bn2(self.conv2(self.act(self.bn1(self.conv1(self.first(x)))))))
+
+
+def group_norm(width):
+    """GroupNorm with as many groups of at least four channels as there can be."""
+    return nn.GroupNorm(max(n for n in range(1, width // 4 + 1) if width % n == 0), width)
 
 
 def prelu():
@@ -76,7 +81,7 @@ STYLES = {
 def nets(draw):
     width = draw(st.integers(24, 40))
     style = draw(st.sampled_from(list(STYLES)))
-    acts = st.sampled_from(STYLES[style])
+    acts, norms = st.sampled_from(STYLES[style]), st.sampled_from(["batch", "group", "none"])
     layers = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), draw(acts)()]
     kinds = ["plain", "up", "pool", "residual", "first"]
     kinds += [] if style == "leaky" else ["inverted", "dense", "fire", "squeezed"]
@@ -85,7 +90,7 @@ def nets(draw):
         if kind == "plain":
             kernel, padding, dilation = draw(st.sampled_from([(1, 0, 1), (3, 1, 1), (3, 2, 2), (5, 2, 1)]))
             new = draw(st.integers(24, 48))
-            layers.append(Plain(width, new, kernel, padding, dilation, draw(st.booleans()), draw(acts)()))
+            layers.append(Plain(width, new, kernel, padding, dilation, draw(norms), draw(acts)()))
             width = new
         elif kind == "up":
             kernel, stride, padding, more = draw(st.sampled_from([(2, 2, 0, 0), (3, 1, 1, 0), (3, 2, 1, 1)]))
@@ -97,7 +102,8 @@ def nets(draw):
             )
         elif kind in ("residual", "first"):
             new = draw(st.sampled_from([width, max(width, 48)]))
-            layers.append(Residual(width, new, draw(acts), kind == "first", draw(st.booleans())))
+            norm = draw(st.sampled_from([nn.BatchNorm2d, group_norm]))
+            layers.append(Residual(width, new, draw(acts), kind == "first", draw(st.booleans()), norm))
             width = new
         elif kind == "inverted":
             layers.append(Inverted(width, 2) if style == "capped" else Squeezed(width, draw(acts)))

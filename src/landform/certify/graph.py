@@ -14,12 +14,13 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from landform.certify.group_norm import joined, normed
 from landform.certify.network import NORM_ROUNDINGS, Network, Step, exact, norm_offset, require_finite
 from landform.certify.propagate import ProofError
 from landform.errors import InputError
 from landform.imprint.lower import affine
 from landform.imprint.lower import network as lower
-from landform.imprint.lower.graph import Graph, Op
+from landform.imprint.lower.graph import Op
 from landform.imprint.lower.stages import GATE
 from landform.subspace import Subspace
 
@@ -35,6 +36,7 @@ class _Map:
     bias: np.ndarray
     roundings: float = 0.0
     offset: np.ndarray | None = None
+    mean: sp.csr_matrix | None = None
 
 
 def read_graph_network(
@@ -65,7 +67,7 @@ class _Reader:
     ) -> None:
         assert found.graph is not None
         assert found.stages is not None
-        self.graph: Graph = found.graph
+        self.graph, self.joined = joined(found.graph)
         self.found, self.subspace, self.buffers = found, subspace, buffers
         self.origin = subspace.origin
         self.modules = dict(model.named_modules())
@@ -73,6 +75,7 @@ class _Reader:
         self._check()
         self.dtype = self.origin[found.injected].dtype
         self.maps: dict[int, _Map] = {}
+        self.reach: list[np.ndarray] = []
         self.live = self._forward()
         self.need = self._backward()
 
@@ -109,6 +112,8 @@ class _Reader:
         if op.kind == "mul":
             half = sp.identity(op.channels, format="csr") * GATE
             return _Map(half, np.zeros(op.channels), GATE_ROUNDINGS)
+        if op.kind == "norm" and op.shared:
+            return self._grouped(op, self.joined[number])
         if op.kind == "norm":
             norm = self.modules[op.name]
             mean, variance = (exact(self.buffers[f"{op.name}.running_{k}"]) for k in ("mean", "var"))
@@ -124,6 +129,21 @@ class _Reader:
             return _Map(sp.identity(op.channels, format="csr"), np.zeros(op.channels), op.terms + 1.0)
         return _Map(sp.identity(op.channels, format="csr"), np.zeros(op.channels))
 
+    def _grouped(self, op: Op, number: int) -> _Map:
+        """Return a map and the norm behind it, which takes means over groups of channels, as one map."""
+        norm, made = self.modules[op.name], self.maps[number]
+        found = normed(
+            op,
+            made.weight,
+            made.bias,
+            self.reach[number],
+            exact(self.origin[f"{op.name}.weight"]),
+            exact(self.origin[f"{op.name}.bias"]),
+            float(norm.eps),
+            ROUNDOFF[self.dtype],
+        )
+        return _Map(found.weight, found.bias, found.roundings, found.offset, found.mean)
+
     def _passes(self, op: Op) -> bool:
         """Say whether an operation changes nothing at all."""
         return op.kind == "keep" or (op.kind == "pool" and op.terms == 1)
@@ -132,7 +152,8 @@ class _Reader:
         """Return which channels of each tensor may be other than zero; refuse what could overflow."""
         largest = float(torch.finfo(self.dtype).max)
         live: list[np.ndarray] = [np.zeros(0, dtype=bool)]
-        reach: list[np.ndarray] = [np.zeros(0)]
+        reach = self.reach
+        reach.append(np.zeros(0))
         for number, op in enumerate(self.graph.ops[1:], start=1):
             if op.channels == 0:  # the input, passed on
                 live.append(np.zeros(0, dtype=bool))
@@ -187,8 +208,10 @@ class _Reader:
                 elif op.kind == "add":
                     need[source] |= wanted
                 elif size:
-                    rows = self.maps[number].weight[wanted]
-                    need[source][np.unique(rows.indices[rows.data != 0])] = True
+                    made = self.maps[number]
+                    for matrix in (made.weight, *([] if made.mean is None else [made.mean])):
+                        rows = matrix[wanted]
+                        need[source][np.unique(rows.indices[rows.data != 0])] = True
         return [need & live for need, live in zip(need, self.live, strict=True)]
 
     # --- steps ----------------------------------------------------------------------------------------------------
@@ -231,6 +254,8 @@ class _Reader:
                     cap=cap,
                     smooth=act.smooth,
                     far=act.far,
+                    mean=part.mean,
+                    reach=self._reach(number, where, width) if part.mean is not None else None,
                 )
             )
             own = len(channels)
@@ -242,6 +267,14 @@ class _Reader:
             part = self._part(head.op, np.arange(head.outputs), where, width)
             heads.append(Step.stored(part.weight, part.bias, 1.0, -1))
         return Network(tuple(steps), tuple(heads), self.dtype, ROUNDOFF[self.dtype])
+
+    def _reach(self, number: int, where: Mapping[int, np.ndarray], width: int) -> np.ndarray:
+        """Return bounds of the current vector where an operation reads it."""
+        source = self._same(self.graph.ops[number].inputs[0])
+        out = np.zeros(max(width, 1))
+        if source in where:
+            out[where[source]] = self.reach[source][self.need[source]]
+        return out
 
     def _slope(self, act: Op, channels: np.ndarray) -> float:
         """Return the slope of an activation left of 0, as the network has it."""
@@ -312,9 +345,11 @@ class _Reader:
             made, source = self.maps[number], self._same(op.inputs[0])
             rows = made.weight[channels]
             at = where.get(source, np.zeros(0, dtype=int))
-            weight = _embedded(rows[:, np.flatnonzero(self.need[source])], at, width)
+            needed = np.flatnonzero(self.need[source])
+            weight = _embedded(rows[:, needed], at, width)
             offset = None if made.offset is None else made.offset[channels]
-            return _Map(weight, made.bias[channels], made.roundings, offset)
+            mean = None if made.mean is None else _embedded(made.mean[channels][:, needed], at, width)
+            return _Map(weight, made.bias[channels], made.roundings, offset, mean)
         total, start = sp.csr_matrix((len(channels), width)), 0
         for given in op.inputs:
             source = self._same(given)

@@ -44,6 +44,7 @@ class Step:
         cap: Where the activation stops growing; pre-activations must stay below.
         smooth: How far the activation is from one of that slope, at most; 0 for piecewise-linear ones.
         far: Roundings of a smooth activation of large numbers, most of which it returns as they are.
+        reach: Bounds of the inputs where ``inexact`` reads inputs that ``weight`` does not (means over channels).
     """
 
     weight: sp.csr_matrix
@@ -57,6 +58,7 @@ class Step:
     cap: float = math.inf
     smooth: float = 0.0
     far: float = 0.0
+    reach: np.ndarray | None = None
 
     @classmethod
     def stored(
@@ -72,14 +74,17 @@ class Step:
         cap: float = math.inf,
         smooth: float = 0.0,
         far: float = 0.0,
+        mean: sp.csr_matrix | None = None,
+        reach: np.ndarray | None = None,
     ) -> "Step":
-        """Return the step of a map as stored."""
+        """Return the step of a map as stored; ``mean`` is what a mean over channels adds to ``inexact``."""
         inexact = abs(weight).tocsr()
         inexact.data = np.where(np.frexp(inexact.data)[0] == 0.5, 0.0, inexact.data)
         inexact.eliminate_zeros()
+        inexact = inexact if mean is None else (inexact + mean).tocsr()
         none = np.zeros(len(bias)) if offset is None else offset
         stays = np.zeros(0, dtype=int) if kept is None else kept
-        return cls(weight, bias, slope, stage, inexact, roundings, none, stays, cap, smooth, far)
+        return cls(weight, bias, slope, stage, inexact, roundings, none, stays, cap, smooth, far, reach)
 
     def rows(self, units: np.ndarray) -> "Step":
         """Return the step restricted to some of its own units."""
@@ -100,13 +105,20 @@ class Step:
         return added
 
     def columns(self, units: np.ndarray) -> "Step":
-        """Return the step restricted to some inputs."""
-        return replace(self, weight=self.weight[:, units].tocsr(), inexact=self.inexact[:, units].tocsr())
+        """Return the step restricted to some inputs; what a mean takes from the others is counted by their bounds."""
+        weight, inexact = (matrix[:, units].tocsr() for matrix in (self.weight, self.inexact))
+        if self.reach is None:
+            return replace(self, weight=weight, inexact=inexact)
+        others = self.reach.copy()
+        others[units] = 0.0
+        offset = self.offset + self.inexact @ others
+        return replace(self, weight=weight, inexact=inexact, offset=offset, reach=self.reach[units])
 
     def rescaled(self, left: np.ndarray, right: np.ndarray) -> "Step":
         """Return diag(left)·W·diag(right); which products round stays as stored."""
         weight, inexact = (sp.diags(left) @ m @ sp.diags(right) for m in (self.weight, self.inexact))
-        return replace(self, weight=weight.tocsr(), inexact=inexact.tocsr())
+        reach = None if self.reach is None else self.reach / right
+        return replace(self, weight=weight.tocsr(), inexact=inexact.tocsr(), reach=reach)
 
 
 @dataclass(frozen=True)

@@ -195,10 +195,8 @@ def _more(total: float, part: float) -> float:
 
 def reading(step: Step, rows: np.ndarray, base: sp.csr_matrix, bias: float) -> Step:
     """Return the step that reads the register which these rows share, with the largest of their biases."""
-    one_row = step.rows(rows[:1])
-    return Step(
-        base, np.array([bias]), 1.0, step.stage, one_row.inexact, step.roundings, np.array([step.offset[rows].max()])
-    )
+    inexact = step.inexact[rows].max(axis=0).tocsr()  # the same for all but for means over the channels of a group
+    return Step(base, np.array([bias]), 1.0, step.stage, inexact, step.roundings, np.array([step.offset[rows].max()]))
 
 
 def _bent(

@@ -331,8 +331,10 @@ def _meta(
         notes.append(f"direct form: between nodes the loss sags by up to {gap_between_nodes:.2g} of the range")
     notes.append(f"schedule: {program.schedule}; units a layer: {', '.join(map(str, program.widths))}")
     if chain.injected != f"{chain.maps[0]}.bias":
+        mean = chain.stages is not None and chain.stages.first.shared
+        why = "stands before a norm that takes the mean of its biases away" if mean else "has no bias"
         notes.append(
-            f"'{chain.maps[0]}' has no bias: the coordinates move '{chain.injected}' instead, the constant of the norm"
+            f"'{chain.maps[0]}' {why}: the coordinates move '{chain.injected}' instead, the constant of the norm"
             " behind it (its factors are zero, so the output is this constant)"
         )
     if chain.stages is not None and chain.stages.smooth:

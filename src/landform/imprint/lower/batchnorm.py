@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from landform.imprint.lower.graph import Call, Op
 
 COVERS = "BatchNorm1d, BatchNorm2d, BatchNorm3d"
-Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+"""With running statistics, which they use in eval mode, these are BatchNorms."""
+KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, *INSTANCE)
 MOST_SHIFT = 16  # larger factors could overflow float32 sooner
 
 
 def read(call: Call) -> Op | None:
     """Return a norm for the modules covered."""
-    if not isinstance(call.module, KINDS):
+    if not isinstance(call.module, KINDS) or (isinstance(call.module, INSTANCE) and call.module.running_mean is None):
         return None
     return Op("norm", call.name, call.inputs[:1], call.module.num_features)
 

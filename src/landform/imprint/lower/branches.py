@@ -21,7 +21,7 @@ from landform.imprint.lower.registers import (
     shifted,
 )
 from landform.imprint.lower.stages import Branch, Plain
-from landform.imprint.lower.writer import Writer
+from landform.imprint.lower.writer import Writer, spare
 from landform.program.program import Layer
 
 FEW = 16  # functionals for which a register to add them to is looked for
@@ -56,7 +56,8 @@ def write_branch(writer: Writer, piece: Branch, state: Registers) -> Registers:
 
 
 def _carried_on(writer: Writer, piece: Branch, back: sp.csr_matrix, top: np.ndarray) -> sp.csr_matrix:
-    """Carry the branch's units through its other stages; return how they are recovered from the last."""
+    """Carry the branch's units through its other stages; return how they are recovered from the last one's channels."""
+    at = piece.hidden[0].slots[: back.shape[1]]
     for stage in piece.hidden[1:]:
         rows = sp.identity(back.shape[1], format="csr")
         if writer.stages.per_hinge > 1 and stage.groups == 1:  # a leaky pair is joined first: no sign survives
@@ -64,16 +65,22 @@ def _carried_on(writer: Writer, piece: Branch, back: sp.csr_matrix, top: np.ndar
         elif writer.stages.per_hinge > 1:
             raise CapacityError(f"'{stage.map}' is grouped behind a leaky activation, and would bend its units again")
         count = rows.shape[0]
-        if stage.groups > 1 and not np.array_equal(writer.in_groups(stage, np.arange(count)), np.arange(count)):
+        if stage.groups > 1 and stage.shared:
+            raise CapacityError(
+                f"'{stage.map}' is grouped, so that it cannot make the mean 0 that '{stage.norms[0]}' takes; use"
+                " BatchNorm there"
+            )
+        if stage.groups > 1 and not np.array_equal(writer.in_groups(stage, at), at):
             raise CapacityError(f"'{stage.map}' moves registers between groups; landform needs them in place")
-        writer.pen.require(count, stage.width, stage.map)
-        writer.pen.write(
-            stage, embed(rows, np.arange(count), np.arange(rows.shape[1]), (count, stage.inputs)), np.zeros(count)
-        )
+        to = at if stage.groups > 1 else stage.slots[:count]
+        writer.pen.require(count, stage.room, stage.map)
+        read = embed(rows, np.arange(count), at, (count, stage.inputs))
+        writer.pen.write(stage, read, np.zeros(count), at=to)
+        at = to
         if (top > stage.cap).any():
             raise CapacityError(f"registers up to {top.max():.3g} meet an activation that stops at {stage.cap:g}")
         back, top = (back / stage.times).tocsr(), top * stage.times
-    return back
+    return embed(back, np.arange(back.shape[0]), at, (back.shape[0], piece.exit.inputs))
 
 
 def _joined(writer: Writer, piece: Branch, skip: Plain, beside: Registers, read: sp.csr_matrix | None) -> Registers:
@@ -82,16 +89,18 @@ def _joined(writer: Writer, piece: Branch, skip: Plain, beside: Registers, read:
     layer = writer.layer()
     rows = np.arange(layer.units)
     expand, back = writer.units_of(layer, writer.pen.slope(piece.slope), rows)
-    writer.pen.require(expand.shape[0], piece.width, piece.exit.map)
+    count = expand.shape[0]
+    writer.pen.require(count, len(piece.slots), piece.exit.map)
+    at = piece.slots[:count]
     top = np.asarray(abs(expand) @ writer.sizes[writer.next - 1])
     factor = writer.pen.factor(top, piece.cap)
     scaled = (sp.diags(factor) @ expand).tocsr()
-    writer.pen.write(skip, scaled @ beside.read, scaled @ beside.offset, writer.pen.unit(layer, beside))
+    writer.pen.write(skip, scaled @ beside.read, scaled @ beside.offset, writer.pen.unit(layer, beside), at)
     if read is not None:
-        writer.pen.write_wide(piece.exit, (scaled @ read / piece.exit.times).tocsr())
+        writer.pen.write_wide(piece.exit, (scaled @ read / piece.exit.times).tocsr(), at)
     recover = (back @ sp.diags(1 / factor)).tocsr()
-    unit = writer.pen.one(skip, expand.shape[0])
-    return writer.after(writer.following(), recover, factor * top, piece.width, unit)
+    unit = writer.pen.one(skip, spare(at, piece.width))
+    return writer.after(writer.following(), recover, factor * top, piece.width, unit, at)
 
 
 def _summed(
@@ -117,7 +126,8 @@ def _summed(
     full = embed(found.parts, place - piece.written, np.arange(len(sizes)), (piece.exit.width, len(sizes)))
     gains = np.zeros(piece.exit.width)
     gains[place - piece.written] = factor
-    writer.pen.write_wide(piece.exit, (sp.diags(gains / piece.exit.times) @ full @ back).tocsr())
+    written = (sp.diags(gains / piece.exit.times) @ full @ back).tocsr()
+    writer.pen.write_wide(piece.exit, written, np.arange(piece.exit.width))
     wanted = (found.mix[:, fresh] @ sp.diags(1 / factor[fresh])).tocsr()
     added = embed(wanted, np.arange(wanted.shape[0]), place[fresh], placed.read.shape)
     return replace(placed, read=(placed.read + added).tocsr(), empty=empty, top=tops)
@@ -129,16 +139,26 @@ def _places(writer: Writer, piece: Branch, placed: Registers, found: Functionals
     free = list(np.flatnonzero(placed.empty & window))
     columns, mix = placed.read.tocsc(), found.mix.tocsc()
     place = np.full(count, -1)
+    shared = piece.exit.shared or 1
+    left = np.full(piece.exit.width // shared, max(piece.exit.shared - 1, 1))  # channels that a group may still write
+    if piece.exit.shared:  # evenly, as in `slots`
+        even = piece.written + np.arange(piece.exit.width).reshape(-1, shared).T.reshape(-1)
+        free = list(even[np.isin(even, free)])
     for part in range(count):
         if piece.merge == "add" and count <= FEW:  # only sums are few
             place[part] = same_column(columns, mix[:, [part]] / writer.pen.gain, placed, window, place)
+            if place[part] >= 0 and not left[(place[part] - piece.written) // shared]:
+                place[part] = -1
         if place[part] < 0:
+            while free and not left[(free[0] - piece.written) // shared]:
+                free.pop(0)
             if not free:
                 raise CapacityError(
                     f"'{piece.exit.map}' has no empty channel left for the {count} registers that it must write;"
                     " lower the resolution, choose another form, or widen it"
                 )
             place[part] = free.pop(0)
+        left[(place[part] - piece.written) // shared] -= 1
     return place
 
 
@@ -154,20 +174,21 @@ def _appended(
     """Write pre-activations into the new channels of a concatenation; every later activation bends them."""
     expand, back = writer.units_of(layer, writer.pen.slope(piece.entry.slope), new)
     count = expand.shape[0]
-    writer.pen.require(count, piece.exit.width, piece.exit.map)
+    writer.pen.require(count, piece.exit.room, piece.exit.map)
     top = np.asarray(abs(expand) @ writer.sizes[writer.next - 1][new])
     factor = writer.pen.factor(top, piece.entry.cap)
     times = piece.exit.times
     scaled = (sp.diags(factor / times) @ expand).tocsr()
     constant = scaled @ through.offset[new]
+    own = piece.exit.slots[:count]
     waiting, unit = np.zeros(piece.exit.width), writer.pen.unit(layer, through)
     if piece.exit.norms or writer.pen.has_bias(piece.exit.map) or unit is not None:
         writer.pen.write(piece.exit, scaled @ through.read[new], constant, unit)
     else:
         writer.pen.write(piece.exit, scaled @ through.read[new], np.zeros(count))
-        waiting[:count] = times * constant
+        waiting[own] = times * constant
     placed = _placed(piece, beside)
-    at = piece.written + np.arange(count)
+    at = piece.written + own
     read = (rows @ back @ sp.diags(1 / factor)).tocsr()
     empty, tops, raw = placed.empty.copy(), placed.top.copy(), placed.raw.copy()
     waits = placed.waits.copy()

@@ -8,6 +8,7 @@ from torch import nn
 from landform.errors import ArchitectureError
 from landform.imprint.lower.affine import KINDS as MAPS
 from landform.imprint.lower.batchnorm import KINDS as NORMS
+from landform.imprint.lower.groupnorm import KINDS as SHARED
 
 
 def refuse_quantised(model: nn.Module) -> None:
@@ -84,6 +85,8 @@ def check_module(name: str, module: nn.Module, seen: dict[int, str]) -> None:
                 f"parameter '{full}' is frozen (requires_grad=False); call model.requires_grad_(True), or imprint a"
                 " copy that may be written"
             )
+    if isinstance(module, SHARED) and (module.weight is None or module.bias is None):
+        raise ArchitectureError(f"'{name}' has no γ and β of its own; the construction sets both: use affine=True")
     if isinstance(module, NORMS):
         if module.running_mean is None:
             raise ArchitectureError(f"'{name}' has no running statistics, so its output depends on the batch")

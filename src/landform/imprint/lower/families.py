@@ -1,19 +1,21 @@
 """The families of layers, in the order in which they are asked. A new family is a file with `read`, and a line here."""
 
-from landform.imprint.lower import activation, affine, batchnorm, merge, passing, pooling
+from landform.imprint.lower import activation, affine, batchnorm, groupnorm, merge, passing, pooling
 from landform.imprint.lower.graph import Call, Op
 
-FAMILIES = (affine, batchnorm, activation, pooling, merge, passing)
+FAMILIES = (affine, batchnorm, groupnorm, activation, pooling, merge, passing)
 _SATURATES = "it saturates on both sides, so that no sum of its units is a hinge; use ReLU, GELU or SiLU instead"
+_OWN_MEAN = (
+    "it takes from every channel its own mean, and what an imprint carries is just that; use BatchNorm, GroupNorm, or"
+    " track_running_stats=True"
+)
 INSTEAD = {
     "Tanh": _SATURATES,
     "tanh": _SATURATES,
     "Softsign": _SATURATES,
-    "GroupNorm": (
-        "it mixes the channels of a group through their variance, and with a gain of 0 nothing passes; use BatchNorm"
-    ),
-    "group_norm": "it mixes the channels of a group through their variance; use nn.BatchNorm",
-    "InstanceNorm2d": "it removes the mean of every channel, and what an imprint carries is just that; use BatchNorm2d",
+    "InstanceNorm1d": _OWN_MEAN,
+    "InstanceNorm2d": _OWN_MEAN,
+    "InstanceNorm3d": _OWN_MEAN,
     "LSTM": "its gates saturate, and what it keeps has passed a tanh; use layers without recurrence",
     "GRU": "its gates saturate, and what it keeps has passed a tanh; use layers without recurrence",
     "Softmax": "take it off (model.NAME = nn.Identity()) and let the loss contain it, as cross_entropy does",

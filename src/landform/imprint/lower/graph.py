@@ -10,6 +10,7 @@ parameters and reads them back:
 ==================  ==============================================================================================
 `affine.py`         Linear, convolutions and transposed ones: any matrix between channels, at one tap of the kernel
 `batchnorm.py`      BatchNorm1d, 2d, 3d: carries every register, sets a constant where there is no bias
+`groupnorm.py`      GroupNorm, LayerNorm over features: the same, with one channel of each group given up
 `activation.py`     ReLU, LeakyReLU, PReLU, ReLU6 and the like: the hinges
 `pooling.py`        max, average and adaptive pools, means over positions
 `merge.py`          residual sums and concatenation
@@ -56,6 +57,7 @@ class Op:
         far: Roundings of a smooth activation of numbers beyond 64; most return these as they are.
         at_zero: Value of a smooth activation at 0: log 2 for softplus, 0 for all others.
         owns: Whether an activation has parameters (PReLU's slopes), which are set to zero: then it is a ReLU.
+        shared: Over how many channels together a norm takes mean and spread (GroupNorm), at ``terms`` positions each.
     """
 
     kind: Kind
@@ -76,6 +78,7 @@ class Op:
     far: float = 0.0
     at_zero: float = 0.0
     owns: bool = False
+    shared: int = 0
 
 
 @dataclass(frozen=True)

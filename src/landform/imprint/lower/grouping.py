@@ -130,25 +130,34 @@ class _Parser:
     def _plain(self, number: int) -> tuple[Plain, int]:
         op = self.ops[number]
         norms: list[str] = []
-        at = number
+        at, plain, shared = number, True, 0
         while len(self.users[at]) == 1 and self.users[at][0] not in self.heads:
             after = self.ops[self.users[at][0]]
             if after.kind in ("keep", "pool", "gate"):
-                pass
+                plain &= after.kind == "keep"
             elif after.kind == "norm":
+                if after.shared and (norms or not plain):
+                    raise self._needs_map(after)
+                shared += after.shared
                 norms.append(after.name)
             elif after.kind == "act":
                 at = self.users[at][0]
-                return self._made(op, norms, after), at
+                return self._made(op, norms, after, shared), at
             else:
                 break
             at = self.users[at][0]
-        return self._made(op, norms, None), at
+        return self._made(op, norms, None, shared), at
 
-    def _made(self, op: Op, norms: Sequence[str], act: Op | None) -> Plain:
+    def _needs_map(self, norm: Op) -> ArchitectureError:
+        return ArchitectureError(
+            f"'{norm.name}' takes the mean of channels together, which the layer just before it must make 0; landform"
+            " covers it right behind a Linear or convolution (use BatchNorm elsewhere)"
+        )
+
+    def _made(self, op: Op, norms: Sequence[str], act: Op | None, shared: int) -> Plain:
         inputs = self.ops[op.inputs[0]].channels
         slope, cap = (act.slope, act.cap) if act is not None else (1.0, float("inf"))
-        return Plain(op.name, tuple(norms), inputs, op.channels, slope, cap, op.groups)
+        return Plain(op.name, tuple(norms), inputs, op.channels, slope, cap, op.groups, shared=shared)
 
     def _entry(self, number: int) -> tuple[Entry, int]:
         norms: list[str] = []
@@ -156,6 +165,8 @@ class _Parser:
         while True:
             op = self.ops[at]
             if op.kind == "norm":
+                if op.shared:
+                    raise self._needs_map(op)
                 norms.append(op.name)
             elif op.kind == "act":
                 acts, slope, cap = acts + 1, max(slope, op.slope), min(cap, op.cap)

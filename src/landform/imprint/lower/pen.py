@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from landform.errors import CapacityError
-from landform.imprint.lower import affine, batchnorm
+from landform.imprint.lower import affine, batchnorm, groupnorm
 from landform.imprint.lower.graph import Op
 from landform.imprint.lower.registers import Registers, embed, power_of_two
 from landform.imprint.lower.stages import Plain
@@ -70,44 +70,60 @@ class Pen:
         """Return the channel that is one, where constants may be read from it: ψ, and what follows, read τ alone."""
         return None if layer.role in ("spline", "clamp") else state.unit
 
-    def write(self, stage: Plain, rows: sp.csr_matrix, constant: np.ndarray, unit: int | None = None) -> None:
-        """Write rows and constants into the first channels of a stage's map and norms.
+    def write(
+        self,
+        stage: Plain,
+        rows: sp.csr_matrix,
+        constant: np.ndarray,
+        unit: int | None = None,
+        at: np.ndarray | None = None,
+    ) -> None:
+        """Write rows and constants into channels of a stage's map and norms: its first slots, or ``at``.
 
         A map without bias leaves constants to its norm, where they meet the rounded product: an error in proportion to
         the product, not to what is left of it. Read from a channel that is one (``unit``) they cancel exactly.
         """
         count = rows.shape[0]
         if unit is not None and constant.any() and not self.has_bias(stage.map):
-            at = np.flatnonzero(constant)
-            read = sp.csr_matrix((constant[at] / self.gain, (at, np.full(len(at), unit))), shape=rows.shape)
+            some = np.flatnonzero(constant)
+            read = sp.csr_matrix((constant[some] / self.gain, (some, np.full(len(some), unit))), shape=rows.shape)
             rows, constant = (rows + read).tocsr(), np.zeros(len(constant))
+        at = stage.slots[:count] if at is None else at
         used, offset = np.zeros(stage.width, dtype=bool), np.zeros(stage.width)
-        used[:count] = (np.diff(rows.tocsr().indptr) > 0) | (constant != 0)
-        offset[:count] = constant
+        used[at] = (np.diff(rows.tocsr().indptr) > 0) | (constant != 0)
+        offset[at] = constant
         scale = np.ones(stage.width)
-        if stage.norms and self.gain == 1.0:  # where units are large, the norm's mean is small beside them
+        if stage.shared:
+            scale = np.full(stage.width, groupnorm.scale_for(self.modules[stage.norms[0]], self.gain))
+        elif stage.norms and self.gain == 1.0:  # where units are large, the norm's mean is small beside them
             norm = self.modules[stage.norms[0]]
             scale = np.full(stage.width, batchnorm.scale_for(norm))
         elif not stage.norms and offset.any() and not self.has_bias(stage.map):
             raise CapacityError(
                 f"'{stage.map}' has neither bias nor norm, and a constant is needed there; use bias=True"
             )
-        if self.dry:
+        if self.dry and not stage.shared:
             return
         shape = (stage.width, stage.inputs)
-        full = embed((sp.diags(scale[:count]) @ rows).tocsr(), np.arange(count), np.arange(rows.shape[1]), shape)
+        full = embed((sp.diags(scale[at]) @ rows).tocsr(), at, np.arange(rows.shape[1]), shape)
+        if stage.shared:
+            full = groupnorm.balanced(full, stage.shared, self.dtype, stage.norms[0])
+        if self.dry:
+            return
         self.set_weight(stage.map, full)
-        if self.has_bias(stage.map):
+        if self.has_bias(stage.map) and stage.shared:
+            self.parameters[f"{stage.map}.bias"] = torch.zeros(stage.width, dtype=self.dtype)
+        elif self.has_bias(stage.map):
             self.parameters[f"{stage.map}.bias"] = torch.from_numpy(offset * scale).to(self.dtype)
             offset = np.zeros(stage.width)
         for position, norm in enumerate(stage.norms):
             self.set_norm(norm, used, offset if not position else np.zeros(stage.width), 1.0 if position else scale)
 
-    def write_wide(self, stage: Plain, rows: sp.csr_matrix) -> None:
-        """Write rows over the first channels that a map reads, without constants."""
+    def write_wide(self, stage: Plain, rows: sp.csr_matrix, at: np.ndarray) -> None:
+        """Write rows over the first channels that a map reads into channels ``at``, without constants."""
         count, inputs = rows.shape
         full = embed(rows, np.arange(count), np.arange(inputs), (count, stage.inputs))
-        self.write(stage, full, np.zeros(count))
+        self.write(stage, full, np.zeros(count), at=at)
 
     def silence_stage(self, stage: Plain) -> None:
         """Set the map and the norms of a stage to zero."""
@@ -122,8 +138,13 @@ class Pen:
 
     def set_norm(self, name: str, used: np.ndarray, constant: np.ndarray, scale: np.ndarray | float = 1.0) -> None:
         """Make a norm the identity on the channels used, plus a constant."""
-        if not self.dry:
-            self.parameters |= batchnorm.parameters(name, self.modules[name], used, constant, scale)
+        if self.dry:
+            return
+        norm = self.modules[name]
+        if isinstance(norm, groupnorm.KINDS):
+            self.parameters |= groupnorm.parameters(name, norm, used, constant, float(np.max(scale)))
+        else:
+            self.parameters |= batchnorm.parameters(name, norm, used, constant, scale)
 
     def silence(self, name: str) -> None:
         """Set every parameter of a module to zero."""

@@ -20,6 +20,8 @@ scheduler knows of an architecture. Channels that a stage leaves alone are exact
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from landform.imprint.lower.graph import Op
 from landform.program.room import Room
 
@@ -37,6 +39,7 @@ class Plain:
         cap: Where the activation stops growing.
         groups: Groups of the map.
         times: Factor of a gate behind it.
+        shared: Over how many channels together its first norm takes the mean; 0 where that has its own.
     """
 
     map: str
@@ -47,11 +50,22 @@ class Plain:
     cap: float = float("inf")
     groups: int = 1
     times: float = 1.0
+    shared: int = 0
 
     @property
     def bends(self) -> bool:
         """Whether units of this stage can be hinges."""
         return self.slope < 1.0 and self.groups == 1
+
+    @property
+    def slots(self) -> np.ndarray:
+        """The channels that may hold something, in the order in which they are taken."""
+        return slots(self.width, self.shared)
+
+    @property
+    def room(self) -> int:
+        """How many channels may hold something."""
+        return len(self.slots)
 
 
 @dataclass(frozen=True)
@@ -106,15 +120,21 @@ class Branch:
     def units(self) -> int:
         """Units that the branch's first activation may bend; for a map alone, those that later activations bend."""
         if not self.hidden:
-            return self.exit.width if self.merge == "cat" and self.entry.acts and self.exit.groups == 1 else 0
+            return self.exit.room if self.merge == "cat" and self.entry.acts and self.exit.groups == 1 else 0
         if not self.hidden[0].bends:
             return 0
-        return min(stage.width for stage in self.hidden)
+        return min(stage.room for stage in self.hidden)
 
     @property
     def joins(self) -> bool:
         """Whether the activation after the merge is a stage that reads both paths."""
         return self.skip is not None and self.slope < 1.0 and self.skip.groups == 1 and self.exit.groups == 1
+
+    @property
+    def slots(self) -> np.ndarray:
+        """The channels of the stage after the merge that may hold something on both paths."""
+        own = self.exit.slots
+        return own if self.skip is None else own[np.isin(own, self.skip.slots)]
 
 
 @dataclass(frozen=True)
@@ -197,18 +217,31 @@ class Stages:
         return piece
 
 
+def slots(width: int, shared: int) -> np.ndarray:
+    """Return the channels that may hold something: all, or but for one of each group that shares a mean.
+
+    Groups are filled evenly: the rounding of a mean grows with what its group holds.
+
+    Example:
+        >>> slots(6, 3).tolist()
+        [0, 3, 1, 4]
+    """
+    channels = np.arange(width)
+    return channels if shared < 2 else channels.reshape(-1, shared)[:, :-1].T.reshape(-1)
+
+
 def rooms_of(pieces: Sequence[Piece]) -> tuple[Room, ...]:
     """Return what each stage can hold, the injected one first."""
     rooms: list[Room] = []
     for number, piece in enumerate(pieces):
         if isinstance(piece, Plain):
             if piece.bends or not number:
-                rooms.append(Room(piece.width, stream=False))
+                rooms.append(Room(piece.room if number else piece.width, stream=False))
             elif rooms and not rooms[-1].beside:
-                rooms[-1] = Room(min(rooms[-1].units, piece.width), stream=False)
+                rooms[-1] = Room(min(rooms[-1].units, piece.room), stream=False)
         elif isinstance(piece, Branch):
             if piece.units:
                 rooms.append(Room(piece.units, beside=piece.inputs, stream=True))
             if piece.joins:
-                rooms.append(Room(piece.width, curve=False, stream=False))
+                rooms.append(Room(len(piece.slots), curve=False, stream=False))
     return tuple(rooms)

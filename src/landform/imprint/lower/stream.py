@@ -163,11 +163,28 @@ class Call:
 def has_stream(model: nn.Module) -> bool:
     """Say whether a model has the norms of a residual stream at all, so that it is worth a look.
 
+    A perceptron with a LayerNorm behind each Linear has norms and no stream: it is read as a graph.
+
     Example:
         >>> has_stream(nn.TransformerEncoderLayer(8, 2)), has_stream(nn.Linear(2, 2))
         (True, False)
     """
-    return any(is_norm(module) for module in model.modules())
+    return any(is_norm(module) for module in model.modules()) and not _is_perceptron(model)
+
+
+def _is_perceptron(model: nn.Module) -> bool:
+    """Say whether a model has Linear maps and what goes between them only, and norms only right behind these."""
+    from landform.imprint.lower.graph import read_graph
+    from landform.imprint.lower.grouping import stages
+
+    leaves = [m for m in model.modules() if not any(True for _ in m.children()) and any(True for _ in m.parameters())]
+    if not all(isinstance(m, (nn.Linear, nn.LayerNorm, nn.BatchNorm1d, nn.PReLU)) for m in leaves):
+        return False
+    try:
+        stages(read_graph(model))
+    except ArchitectureError:
+        return False
+    return True
 
 
 def find_stream(model: nn.Module, sample: Any) -> Stream:

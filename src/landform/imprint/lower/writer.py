@@ -107,14 +107,19 @@ class Writer:
         return self.after(self.following(), recover, tops, stage.width, self.pen.one(stage, count))
 
     def after(
-        self, layer: Layer, recover: sp.csr_matrix, top: np.ndarray, width: int, unit: int | None = None
+        self,
+        layer: Layer,
+        recover: sp.csr_matrix,
+        top: np.ndarray,
+        width: int,
+        unit: int | None = None,
+        at: np.ndarray | None = None,
     ) -> Registers:
-        """Return how a layer reads channels from which the units before it are recovered; the rest is empty."""
-        count = recover.shape[1]
-        read = embed((layer.weight @ recover).tocsr(), np.arange(layer.units), np.arange(count), (layer.units, width))
-        tops = np.zeros(width)
-        tops[:count] = top
-        empty, none = np.arange(width) >= count, np.zeros(width)
+        """Return how a layer reads channels (the first, or ``at``) from which the units before it are recovered."""
+        at = np.arange(recover.shape[1]) if at is None else at
+        read = embed((layer.weight @ recover).tocsr(), np.arange(layer.units), at, (layer.units, width))
+        tops, empty, none = np.zeros(width), np.ones(width, dtype=bool), np.zeros(width)
+        tops[at], empty[at] = top, False
         if unit is not None:
             empty[unit], tops[unit] = False, self.pen.gain
         return Registers(read, layer.bias.astype(float), empty, tops, none, np.zeros(width, dtype=bool), unit)
@@ -125,15 +130,16 @@ class Writer:
         layer = self.layer()
         rows = np.arange(layer.units)
         back, top = self.hinges(stage, layer, rows, state)
-        unit = self.pen.one(stage, back.shape[1])
-        return self.after(self.following(), back, top, stage.width, unit)
+        count = back.shape[1]
+        at = stage.slots[:count]
+        return self.after(self.following(), back, top, stage.width, self.pen.one(stage, spare(at, stage.width)), at)
 
     def hinges(
         self, stage: Plain, layer: Layer, rows: np.ndarray, state: Registers
     ) -> tuple[sp.csr_matrix, np.ndarray]:
-        """Write some units of a layer into the first channels of a stage; return how to recover them, and bounds."""
+        """Write some units of a layer into the first slots of a stage; return how to recover them, and bounds."""
         expand, back = self.units_of(layer, self.pen.slope(stage.slope), rows)
-        self.pen.require(expand.shape[0], stage.width, stage.map)
+        self.pen.require(expand.shape[0], stage.room, stage.map)
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1][rows])
         factor = self.pen.factor(top, stage.cap)
         scaled = (sp.diags(factor) @ expand).tocsr()
@@ -144,6 +150,11 @@ class Writer:
         """Carry what is needed through a stage that computes nothing: no activation, or grouped."""
         require_bent(state, stage.map)
         needed = state.needed
+        if stage.groups > 1 and stage.shared:
+            raise CapacityError(
+                f"'{stage.map}' is grouped, so that it cannot make the mean 0 that '{stage.norms[0]}' takes; use"
+                " BatchNorm there"
+            )
         if stage.groups > 1:
             to = self.in_groups(stage, needed)
             parts = sp.csr_matrix(
@@ -152,12 +163,12 @@ class Writer:
             mix = state.read[:, needed].tocsr()
         else:
             found = compress(state.read)
-            parts, mix, to = found.parts, found.mix, np.arange(found.parts.shape[0])
-        self.pen.require(len(to), stage.width, stage.map)
+            parts, mix = found.parts, found.mix
+            self.pen.require(parts.shape[0], stage.room, stage.map)
+            to = stage.slots[: parts.shape[0]]
         top = np.asarray(parts @ state.top)
         factor = power_of_two(top, stage.cap)
-        rows = embed((sp.diags(factor) @ parts).tocsr(), to, np.arange(state.channels), (stage.width, state.channels))
-        self.pen.write(stage, rows, np.zeros(stage.width))
+        self.pen.write(stage, (sp.diags(factor) @ parts).tocsr(), np.zeros(len(to)), at=to)
         factor = stage.times * factor
         read = embed((mix @ sp.diags(1 / factor)).tocsr(), np.arange(mix.shape[0]), to, (mix.shape[0], stage.width))
         empty, tops = np.ones(stage.width, dtype=bool), np.zeros(stage.width)
@@ -209,6 +220,13 @@ class Writer:
         return replace(state, read=read, top=state.top * piece.times, unit=None)
 
 
+def spare(taken: np.ndarray, width: int) -> int:
+    """Return the first channel that is not taken, ``width`` if all are."""
+    free = np.ones(width + 1, dtype=bool)
+    free[taken] = False
+    return int(np.flatnonzero(free)[0])
+
+
 def injection(stages: Stages, model: nn.Module) -> str:
     """Return the parameter that the coordinates move: the first map's bias, or its norm's β where it has none.
 
@@ -216,6 +234,8 @@ def injection(stages: Stages, model: nn.Module) -> str:
         CapacityError: If there is neither.
     """
     first, modules = stages.first, dict(model.named_modules())
+    if first.shared:  # the norm takes the mean of what the map emits
+        return f"{first.norms[0]}.bias"
     if getattr(modules[first.map], "bias", None) is not None:
         return f"{first.map}.bias"
     if first.norms:
