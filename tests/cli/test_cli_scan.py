@@ -65,7 +65,7 @@ def words(own, *more):
 
 
 def opened():
-    return xarray.open_zarr("s.zarr", consolidated=False).load()
+    return xarray.open_zarr("s.zarr").load()  # as anybody would: a warning is an error here
 
 
 def task(module, *, state=None, **options):
@@ -163,6 +163,70 @@ def test_between_two_and_three_checkpoints(run, own):
     alone = run(*words(own, "--plane", "between", "--checkpoints", ends[1], "--grid", 2, "--range", 0, 1))
     assert alone.code == 0
     assert float(opened().loss[1]) == pytest.approx(float(task(own[2]).evaluate()), rel=1e-6)
+
+
+NORMED = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+
+def loader():
+    torch.manual_seed(1)
+    x = 5 + 3 * torch.randn(30, 3)
+    return x, (x[:, 0] > 5).long()
+"""
+
+
+@pytest.fixture
+def normed(tmp_path, monkeypatch):
+    """A network with BatchNorm that its factory returns untrained, and two checkpoints of its training."""
+    name = f"normed_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text(NORMED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = __import__(name)
+    model, (x, y) = module.make(), module.loader()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for step in range(61):
+        if step in (20, 40, 60):
+            torch.save({"state_dict": model.state_dict()}, f"e{step}.pt")
+            torch.save(dict(model.named_parameters()), f"bare{step}.pt")
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return name, model.eval(), float(lf.Task(model, data=(x, y)).evaluate())
+
+
+def test_checkpoints_bring_the_batch_norm_statistics_of_an_untrained_network(run, normed):
+    name, model, trained = normed
+    common = ("scan", f"{name}:make", "--data", f"{name}:loader", "--no-picture", "--force", "-o", "s.zarr")
+    model.load_state_dict(torch.load("e60.pt")["state_dict"])
+    trained = float(task_of(model, name).evaluate())
+    ran = run(*common, "--plane", "between", "--checkpoints", "e20.pt", "e60.pt", "--grid", 2)
+    assert ran.code == 0, ran.err
+    assert "BatchNorm statistics are those of e60.pt at every node; --batch-norm recalibrate" in ran.err
+    assert float(opened().loss[-1]) == pytest.approx(trained, rel=1e-5)
+    assert opened().h1.attrs["direction"] == "from the first network, 0, to the second, 1"
+    ran = run(*common, "--plane", "between", "--checkpoints", "e20.pt", "e60.pt", "--grid", 2, "--weights", "e60.pt")
+    assert "BatchNorm statistics are the network's own at every node" in ran.err
+    ran = run(*common, "--checkpoints", "e20.pt", "e40.pt", "e60.pt", "--grid", 2, "--weights", "e60.pt")
+    assert "BatchNorm" not in ran.err
+
+
+def test_checkpoints_without_batch_norm_statistics_are_named(run, normed):
+    common = ("scan", f"{normed[0]}:make", "--data", f"{normed[0]}:loader", "--no-picture", "--force", "-o", "s.zarr")
+    ran = run(*common, "--plane", "between", "--checkpoints", "bare20.pt", "bare60.pt", "--grid", 2)
+    assert ran.code == 0, ran.err
+    assert "statistics of the network were never set, and bare60.pt has none: --weights, or --batch-norm" in ran.err
+    more = ("--plane", "between", "--checkpoints", "bare20.pt", "bare60.pt", "--batch-norm", "recalibrate")
+    assert "never set" not in run(*common, *more, "--grid", 2).err
+
+
+def task_of(model, name):
+    return lf.Task(model, data=__import__(name).loader())
 
 
 def test_a_curve_between_two_checkpoints_and_its_plane(run, own):

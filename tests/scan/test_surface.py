@@ -115,8 +115,8 @@ def test_a_surface_says_where_it_lies():
     surface = lf.scan(task, lf.random_plane(task, seed=3), grid=3)
     assert surface.h1.values.tolist() == [-1, 0, 1]  # the plane's own range
     assert surface.attrs["subspace"]["seed"] == 3
-    assert surface.h2.attrs["direction"] == "random direction"
-    assert surface.landform.plot().get_xlabel() == "$h_{1}$, random direction"
+    assert surface.h2.attrs["direction"] == "random direction, filter-normalised"
+    assert surface.landform.plot().get_xlabel() == "$h_{1}$, random direction, filter-normalised"
     states = [{"weight": torch.randn(2, 3), "bias": torch.randn(2)} for _ in range(4)]
     found = lf.scan(task, lf.pca_plane(states, model=task), grid=3)
     assert np.shape(found.attrs["path"]) == (4, 2)

@@ -15,6 +15,7 @@ from landform.view import (
     picture,
     profile,
     register,
+    relief,
     side_by_side,
     spread,
     surface_html,
@@ -58,18 +59,39 @@ def notes(ax):
 
 def test_interpolated_nodes_can_be_told_from_measured_ones():
     ax = heat(bowl(9, 5), contours=False)
-    assert notes(ax) == ["measured: 15 of 45 nodes, the others interpolated"]
+    assert notes(ax)[0] == "measured: 15 of 45 nodes, the others interpolated"
     points = np.asarray(ax.collections[0].get_offsets())
     assert {tuple(point) for point in points} == {(x, y) for x in np.linspace(-1, 1, 5) for y in (0, 1, 2)}
     assert len(heat(bowl(9), contours=False, dots=False).collections) == 0
     assert heat(bowl(9), notes=False).get_legend() is None
 
 
+def test_a_map_says_how_sure_it_is():
+    shown = [text.get_text() for text in heat(bowl(confidence=0.99)).get_legend().get_texts()]
+    assert shown[-1] == "± 0.1 nat at most, at all measured nodes at once with 99 %"
+    quiet = heat(bowl(confidence=0.99), notes=False)
+    assert quiet.get_legend() is None
+    exact = bowl().assign(loss_lower=bowl().loss, loss_upper=bowl().loss)
+    assert len(heat(exact).get_legend().get_texts()) == 1
+
+
+def test_labels_of_the_axes_of_a_landscape_do_not_meet():
+    ax = relief(bowl())  # [−1, 1] × [0, 2]
+    ax.figure.canvas.draw()
+    low, high = ax.get_ylim()
+    shown = [place for place in ax.get_yticks() if low <= place <= high]
+    assert shown == [0.5, 1.0, 1.5]
+    ticks = relief(bowl().assign(loss=100 * bowl().loss), log=True)
+    ticks.figure.canvas.draw()
+    assert [text.get_text() for text in ticks.get_zticklabels() if text.get_text()]
+    assert not any("e" in text.get_text() for text in ticks.get_zticklabels())
+
+
 def test_a_surface_measured_everywhere_has_no_dots():
     surface = bowl(9)
     surface["status"][:] = 0
     ax = heat(surface, contours=False)
-    assert ax.get_legend() is None
+    assert notes(ax) == ["± 0.2 nat at most, at all measured nodes at once with 99 %"]
     assert len(ax.collections) == 0
 
 

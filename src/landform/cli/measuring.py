@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from landform.cli.planes import PlaneOptions, build_plane, path_on
+from landform.cli.planes import PlaneOptions, build_plane, files, path_on
 from landform.cli.terminal import Voice, table
 
 if TYPE_CHECKING:
@@ -220,20 +220,31 @@ def _where(task: "Task", source: Options, voice: Voice) -> tuple[PlaneOptions, A
         biases=bool(source["biases"]),
         probe=bool(source["dry_run"]),
     )
+    if options.checkpoints and source["batch_norm"] in (None, "frozen"):
+        from landform.cli.statistics import settle_statistics
+        from landform.subspace.select import module_of
+
+        note = settle_statistics(
+            module_of(task),
+            files(options),
+            weights=source["weights"],
+            between=options.plane in ("between", "curve", "bezier"),
+        )
+        if note:
+            voice.note(note)
     with voice.step("finding the plane"):
         space = build_plane(task, options)
     axes = None if source["axes"] is None else tuple(source["axes"])
-    return options, space, {"grid": source["grid"], "axes": axes, "ranges": ranges(source["range"], space, options)}
+    return options, space, {"grid": source["grid"], "axes": axes, "ranges": ranges(source["range"], space)}
 
 
-def ranges(numbers: list[float] | None, space: Any, options: PlaneOptions) -> list[tuple[float, float]]:
+def ranges(numbers: list[float] | None, space: Any) -> list[tuple[float, float]]:
     """Return the ends of every axis.
 
     Args:
-        numbers: ``--range``: two, or two for each axis; None for the plane's own, [−1, 1] by default, [−0.25, 1.25]
-            between checkpoints.
+        numbers: ``--range``: two, or two for each axis; None for the plane's own, around its
+            checkpoints, else [−1, 1].
         space: The subspace.
-        options: Which plane it is.
 
     Returns:
         One (lo, hi) an axis.
@@ -243,7 +254,7 @@ def ranges(numbers: list[float] | None, space: Any, options: PlaneOptions) -> li
 
     Example:
         >>> from landform.subspace import Subspace
-        >>> ranges([-1.0, 1.0, 0.0, 2.0], Subspace({}, ({}, {})), PlaneOptions("random"))
+        >>> ranges([-1.0, 1.0, 0.0, 2.0], Subspace({}, ({}, {})))
         [(-1.0, 1.0), (0.0, 2.0)]
     """
     from landform.errors import InputError
@@ -251,7 +262,7 @@ def ranges(numbers: list[float] | None, space: Any, options: PlaneOptions) -> li
     if numbers is None:
         if space.ranges is not None:
             return [(float(lo), float(hi)) for lo, hi in space.ranges]
-        return [(-0.25, 1.25) if options.plane == "between" else (-1.0, 1.0)] * space.z
+        return [(-1.0, 1.0)] * space.z
     if len(numbers) == 2:
         return [(numbers[0], numbers[1])] * space.z
     if len(numbers) == 2 * space.z:

@@ -38,7 +38,8 @@ name.
 
 --json prints surface, picture, evaluations (passes over all samples, or what amounts to them), sample_evaluations, \
 samples, seconds, interval (half the width of the widest interval; 0 for an exact scan), confidence, reached (whether \
---tolerance is kept; null without one), complete, loss (least and greatest), difference (largest |measured - \
+--tolerance is kept; null without one), between (how far off values between the nodes are: an estimate, and the \
+largest difference at random points), complete, loss (least and greatest), difference (largest |measured - \
 promised|), unit, data, grid, plane and transfer.
 
 Exit codes: 0 done, 2 an error (nothing was written), 130 interrupted (what was measured is written; a --store goes on \
@@ -138,7 +139,8 @@ def scan(
             group=NETWORK_GROUP,
             metavar="FILE",
             help="Load these weights into your network first: .safetensors, or a .pt state dict (never a pickled"
-            " object).",
+            " object). Without it, a network whose BatchNorm statistics were never set takes those of the last of"
+            " --checkpoints.",
         ),
     ] = None,
     model: OwnModel = None,

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,12 @@ def store(surface: "xarray.Dataset", path: Path) -> None:
     elif path.suffix == ".nc":
         to_netcdf(surface, path)
     else:
-        surface.to_zarr(path, mode="w", consolidated=False)
+        import warnings
+
+        # without it, xarray warns every reader; with it, zarr warns the writer that this part of its format is new
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            surface.to_zarr(path, mode="w", consolidated=True)
 
 
 def draw(surface: "xarray.Dataset", path: Path, certificate: Any) -> None:
@@ -125,6 +131,7 @@ def report(surface: "xarray.Dataset", path: Path | None, picture: Path | None, s
         "interval": interval(surface),
         "confidence": attrs.get("confidence"),
         "reached": _reached(attrs.get("tolerance_reached")),
+        "between": _between(attrs),
         "complete": bool(attrs["complete"]) if not isinstance(attrs["complete"], dict) else False,
         "loss": [float(surface["loss"].min()), float(surface["loss"].max())],
         "difference": float(abs(surface["difference"]).max()) if "difference" in surface else None,
@@ -134,6 +141,15 @@ def report(surface: "xarray.Dataset", path: Path | None, picture: Path | None, s
         "plane": attrs.get("plane"),
         "transfer": attrs.get("transfer"),
     }
+
+
+def _between(attrs: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return what is known of the error between nodes: an estimate, and random points that were measured in full."""
+    keys = ("truncation", "check_points", "check_largest")
+    values = [attrs.get(f"loss_{key}") for key in keys]
+    if any(isinstance(value, dict) or value is None for value in values) or not attrs["loss_check_points"]:
+        return None  # nothing was sampled, or there are several parts of the data
+    return dict(zip(keys, values, strict=True))
 
 
 def _reached(value: Any) -> bool | None:
@@ -170,6 +186,7 @@ def summary(result: dict[str, Any]) -> str:
         [
             ("loss", f"from {lo:.4g} to {hi:.4g} {result['unit']} at {math.prod(result['grid']):,} points{on}"),
             ("interval", known),
+            ("between", None if result["between"] is None else _nodes_apart(result["between"], result["unit"])),
             ("cost", None if half == 0 else cost),
             ("plane", result["plane"]),
             ("transfer", result["transfer"]),
@@ -182,6 +199,19 @@ def summary(result: dict[str, Any]) -> str:
             ("surface", result["surface"]),
             ("picture", result["picture"]),
         ]
+    )
+
+
+def _nodes_apart(known: Mapping[str, float], unit: str) -> str:
+    """Say how far off a value between nodes may be, which no interval covers.
+
+    Example:
+        >>> _nodes_apart({"truncation": 0.25, "check_points": 20, "check_largest": 0.125}, "nat")
+        'nodes, off by an estimated 0.25 nat; by at most 0.12 nat at 20 random points'
+    """
+    estimate = f"an estimated {known['truncation']:.2g} {unit}; by " if math.isfinite(known["truncation"]) else ""
+    return (
+        f"nodes, off by {estimate}at most {known['check_largest']:.2g} {unit} at {known['check_points']} random points"
     )
 
 

@@ -205,7 +205,12 @@ def say_where(surface: "xarray.Dataset", meta: Mapping[str, Any]) -> "xarray.Dat
 def _direction(number: int, meta: Mapping[str, Any]) -> str:
     kind, shares, values = (meta.get(key) for key in ("kind", "explained_variance", "eigenvalues"))
     if kind == "random":
-        return "random direction"
+        norm = meta.get("norm")
+        return "random direction" + (f", {norm}-normalised" if norm in ("filter", "layer", "model") else "")
+    if kind == "between":
+        return "from the first network, 0, to the second, 1"
+    if kind == "plane_through":
+        return f"from the first network, 0, to the {('second', 'third')[number]}, 1"
     if shares is not None and number < len(shares):
         return f"component {number + 1}, {100 * shares[number]:.3g} %"
     if values is not None and number < len(values):

@@ -6,7 +6,18 @@ import numpy as np
 
 from landform.errors import InputError
 from landform.view.marks import mark_nodes, status_of
-from landform.view.read import Clip, Floats, axes_of, edges, is_even, is_smooth, limits, robust_limits, variable_of
+from landform.view.read import (
+    Clip,
+    Floats,
+    axes_of,
+    edges,
+    how_sure,
+    is_even,
+    is_smooth,
+    limits,
+    robust_limits,
+    variable_of,
+)
 from landform.view.style import CMAP, axis_text, new_figure, plain, quiet_style, variable_label
 
 if TYPE_CHECKING:
@@ -50,7 +61,8 @@ def heat(
         cmap: A matplotlib colour map. The default is perceptually uniform.
         colorbar: Whether to draw a colour bar, labelled in loss units.
         dots: Whether to put a point on every measured node. None: where others are interpolated (a multilevel scan).
-        notes: Whether to say below the map how many nodes are not finite, not measured or interpolated.
+        notes: Whether to say below the map how many nodes are not finite, not measured or interpolated, and how wide
+            the widest interval is.
         blank: What it means when an interpolated node has no value, for variables that these lack.
         title: Above the map; none by default.
 
@@ -79,7 +91,8 @@ def heat(
         ends = robust_limits(values) if clip == "robust" else clip
         norm = scale(values, log, ends)
         drawn = draw_cells(own, x, y, values, cmap=cmap, norm=norm)
-        mark_nodes(own, x, y, values, status_of(surface, names), dots=dots, notes=notes, blank=blank)
+        known = how_sure(surface, variable) if notes else ""
+        mark_nodes(own, x, y, values, status_of(surface, names), dots=dots, notes=notes, blank=blank, known=known)
         count = 5 if contours is True or (contours is None and is_smooth(values)) else int(contours or 0)
         if count:
             _contours(own, x, y, values, level_values(values, count, log, ends))

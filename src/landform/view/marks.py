@@ -29,6 +29,7 @@ def mark_nodes(
     dots: bool | None = None,
     notes: bool = True,
     blank: str = "",
+    known: str = "",
 ) -> None:
     """Hatch what is not finite, dot what was never reached, and put a point on every measured node among others.
 
@@ -42,6 +43,7 @@ def mark_nodes(
         dots: Whether to draw the points; None: where some nodes are interpolated, and the measured are not too many.
         notes: Whether to say below the map what the marks mean and how many there are.
         blank: What it means when an interpolated node has no value; not finite by default.
+        known: A line more, such as how sure the values are.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -69,6 +71,8 @@ def mark_nodes(
         look = {"marker": "o", "linestyle": "", "markersize": 3.5, "color": "#7a828c"}
         text = f"measured: {shown:,} of {total:,} nodes, the others interpolated"
         handles.append(Line2D([], [], label=text, **look))
+    if known:
+        handles.append(Line2D([], [], label=known, marker="_", linestyle="", markersize=6, color="#7a828c"))
     if handles and notes:
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, 0.0), "bbox_transform": below(ax)}
         ax.legend(handles=handles, borderaxespad=0.0, labelcolor=QUIET, handletextpad=0.6, **place)

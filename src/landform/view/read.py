@@ -144,3 +144,24 @@ def is_smooth(values: Floats) -> bool:
         above = values > level
         crossings += int((above[1:] != above[:-1]).sum() + (above[:, 1:] != above[:, :-1]).sum())
     return crossings / 4 <= 5 * sum(values.shape) / 2
+
+
+def how_sure(surface: "xarray.Dataset", variable: str) -> str:
+    """Say the widest interval of a variable in words; nothing where every value is exact, or none has an interval.
+
+    Example:
+        >>> import xarray as xr
+        >>> ends = {"loss": ("h1", [1.0], {"units": "nat"}), "loss_lower": ("h1", [0.5]), "loss_upper": ("h1", [1.5])}
+        >>> how_sure(xr.Dataset(ends, attrs={"confidence": 0.99}), "loss")
+        '± 0.5 nat at most, at all measured nodes at once with 99 %'
+    """
+    if f"{variable}_lower" not in surface or f"{variable}_upper" not in surface:
+        return ""
+    wide = surface[f"{variable}_upper"] - surface[f"{variable}_lower"]
+    width = wide.where(surface["status"] != 1).values if "status" in surface else wide.values
+    half = 0.5 * float(np.max(width[np.isfinite(width)], initial=0.0))
+    if not half > 0:
+        return ""
+    unit, sure = str(surface[variable].attrs.get("units", "")), surface.attrs.get("confidence")
+    words = f"± {half:.2g}" + (f" {unit}" if unit not in ("", "1") else "") + " at most"
+    return words + (f", at all measured nodes at once with {100 * float(sure):g} %" if sure else "")

@@ -87,7 +87,7 @@ def relief(
         own.view_init(elev=view[0], azim=view[1])
         own.set(xlabel=axis_label(names[0]), ylabel=axis_label(names[1]))
         if log:
-            own.zaxis.set_major_formatter(lambda exponent, _: f"{10.0**exponent:.2g}")
+            own.zaxis.set_major_formatter(lambda exponent, _: f"{float(f'{10.0**exponent:.2g}'):g}")
         if len(own.get_zticks()):
             own.set_zlabel(variable_label(variable, str(field.attrs.get("units", ""))), labelpad=-4)
         if title is not None:
@@ -97,6 +97,7 @@ def relief(
 
 
 def _draw(ax: Any, x: Floats, y: Floats, values: Floats, shade: Floats | None, cmap: str, height: float) -> None:
+    from matplotlib.ticker import MaxNLocator
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 
     lo, hi = limits(values)
@@ -114,7 +115,8 @@ def _draw(ax: Any, x: Floats, y: Floats, values: Floats, shade: Floats | None, c
     ax.set_zlim(lo, top)
     ax.set_box_aspect((1, float(np.ptp(y) / np.ptp(x)) if 1 / 3 < np.ptp(y) / np.ptp(x) < 3 else 1, height), zoom=1.12)
     ax.locator_params(axis="x", nbins=4)
-    ax.locator_params(axis="y", nbins=4)
+    # pruned, because the labels of its ends would lie over those of the other axes
+    ax.yaxis.set_major_locator(MaxNLocator(4, prune="both", steps=[1, 2, 2.5, 5, 10]))
     if height > 0.12:
         ax.locator_params(axis="z", nbins=3 if height > 0.25 else 1)
     else:  # too low for numbers; the colours tell
