@@ -102,6 +102,9 @@ def test_trained_cnn(tmp_path: Path) -> None:
     assert every["train"]["max_served"] <= every["made"].certificate.bound < 0.01
     assert every["made"].meta["predictions_kept"] == 1.0
     assert every["train"]["served"] > 0.8
+    for method in ("offset", "per-sample"):
+        before, after = found[method]["accuracy"]
+        assert abs(after - before) < 0.01  # predictions are kept, ties apart
     for name in ("cnn_offset", "cnn_per_sample", "cnn_errors"):
         assert opens(tmp_path / f"{name}.png")
 

@@ -72,7 +72,7 @@ def fit_branching(
         model: The network, for its modules; not changed.
         options: How to compile.
         units: ``"widen"`` or ``"reserve"``.
-        held: Channels of every space that are there already; tried first.
+        held: Channels of every space that are there already; tried first, and given back in no case.
         settled: Whether the signal must be exactly 0 where the pattern is.
 
     Returns:
@@ -91,7 +91,7 @@ def fit_branching(
     last: CapacityError | None = None
     for widths, epsilon in _trials(search, units, held):
         try:
-            return search.at(widths, epsilon)
+            return search.at(widths, epsilon, held)
         except CapacityError as error:
             last = error
     assert last is not None
@@ -147,8 +147,12 @@ class _Search:
             )
         return max(program.costs(network.per_hinge)) + 2  # a channel that is one, and one that is cleared
 
-    def at(self, widths: Sequence[int], epsilon: float) -> Fitted:
-        """Compile for some channels of every space; raise `CapacityError` if they do not hold the pattern."""
+    def at(self, widths: Sequence[int], epsilon: float, held: Sequence[int] | None = None) -> Fitted:
+        """Compile for some channels of every space; raise `CapacityError` if they do not hold the pattern.
+
+        What is given back leaves at least ``held``: a program that fits into fewer channels need not fit into more, for
+        stages are read from widths (a depthwise convolution of one channel is a plain one).
+        """
         inner, _, check = self._looked_at(widths, device="meta")
         direct, notes, program = False, list[str](), None
         if self.settled and not self.options.direct and len(inner.rooms) > 1:
@@ -173,7 +177,7 @@ class _Search:
             notes.append("direct form: exact at nodes, a gap between them")
         notes += program.notes
         program = padded(program, len(inner.rooms) - len(program.layers))
-        return Fitted(program, direct, notes, self._trimmed(program, widths))
+        return Fitted(program, direct, notes, self._trimmed(program, widths, held))
 
     def compiled(self, rooms: Sequence[Room], per_hinge: int, epsilon: float, check: Any) -> Program:
         """Compile with the response curve, its gap at most ``epsilon`` of the range."""
@@ -207,13 +211,16 @@ class _Search:
         inner = narrow_reading(self.network, self.trunk, widths)
         return inner, small, inner.checker(small) or (lambda _program: None)
 
-    def _trimmed(self, program: Program, widths: Sequence[int]) -> list[int]:
+    def _trimmed(self, program: Program, widths: Sequence[int], held: Sequence[int] | None) -> list[int]:
         """Return the channels of every space that a program uses once written, if it can be written into these too."""
+        if held is not None and list(widths) == list(held):
+            return list(widths)
         inner, small, _ = self._looked_at(widths, device="cpu")
         one = np.ones(1)
         lowered = inner.write(program, small, [0 * one], [one])
         used = used_channels(self.trunk, widths, lowered.parameters)
-        counts = [max(1, int(part.sum())) for part in used]
+        floor = [1] * len(used) if held is None else held
+        counts = [max(low, int(part.sum())) for low, part in zip(floor, used, strict=True)]
         if self._holds(counts, program):
             return counts
         kept = list(widths)  # some are needed for order's sake: cut space by space

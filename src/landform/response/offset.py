@@ -1,7 +1,6 @@
 """Theorem 2, offset: the loss of a trained network as a function of how far its outputs are moved along one ray."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -10,9 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from landform.errors import DataError, InputError
-from landform.response.base import AbstractResponse
-from landform.response.solve import solve_rise
-from landform.response.tabulated import Tabulated
+from landform.response.sampled import AbstractSampledResponse
 
 OFFSET_LOSSES = ("cross_entropy", "mse", "bce_with_logits")
 """Losses with an offset response."""
@@ -20,7 +17,7 @@ _CHUNK = 1 << 22
 
 
 @final
-class OffsetResponse(AbstractResponse):
+class OffsetResponse(AbstractSampledResponse):
     """ρ(s) = 1/W Σ_i w_i ℓ(f(x_i) + s·v, y_i): outputs f of a trained network, moved by s along v.
 
     p here is the signal s alone (one output). ρ is convex where ℓ is, ρ(0) is the trained loss, and v is chosen so
@@ -152,10 +149,6 @@ class OffsetResponse(AbstractResponse):
         chosen = moved.gather(2, self._labels.expand(len(s), -1)[:, :, None])[:, :, 0]
         return moved.logsumexp(dim=2) - chosen
 
-    def start(self) -> float:
-        """Return ρ'(0)."""
-        return float(self._slope_of(torch.zeros(1, dtype=torch.float64))[0])
-
     def lipschitz(self, noise: Float64[Tensor, " outputs"], highest: float) -> float:
         """Bound how far a loss of at most ``highest`` moves when every output moves by at most ``noise``."""
         if self.of == "cross_entropy":
@@ -165,27 +158,9 @@ class OffsetResponse(AbstractResponse):
         size = float(noise.square().mean())
         return 2 * float(np.sqrt(size * max(highest, 0.0))) + size
 
-    def _loss(self, outputs: Float64[Tensor, "points outputs"]) -> Float64[Tensor, " points"]:
-        return self.floor + self._exact_rise(outputs[:, 0])
-
-    def _rise(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
-        return self._table.rise(s)
-
-    def _slope(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
-        return self._table.slope(s)
-
-    @cached_property
-    def _table(self) -> Tabulated:
-        return Tabulated(self._exact_rise, self._exact_slope)
-
-    def _exact_rise(self, s: Tensor) -> Tensor:
-        return torch.cat([self._rise_of(part) for part in self._parts(s)])
-
-    def _exact_slope(self, s: Tensor) -> Tensor:
-        return torch.cat([self._slope_of(part) for part in self._parts(s)])
-
-    def _parts(self, s: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(s, max(1, _CHUNK // (len(self.share) * (1 if self.of == "cross_entropy" else self.outputs))))
+    @property
+    def _at_once(self) -> int:
+        return max(1, _CHUNK // (len(self.share) * (1 if self.of == "cross_entropy" else self.outputs)))
 
     def _rise_of(self, s: Tensor) -> Tensor:
         if self.of == "mse":
@@ -205,9 +180,6 @@ class OffsetResponse(AbstractResponse):
             return ((torch.sigmoid(moved) - self.targets) * self.v).mean(dim=2) @ self.share
         grown = torch.exp(s * self.v[:, None])
         return self.share @ ((self._p @ (self.v[:, None] * grown)) / (self._p @ grown)) - self._lead
-
-    def _unrise(self, rise: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
-        return solve_rise(self._rise, self._slope, rise, base=self.floor)
 
 
 def _residual(logits: Tensor, table: Tensor, share: Tensor, loss: str) -> tuple[int, Tensor]:

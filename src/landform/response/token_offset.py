@@ -11,7 +11,6 @@ are not zero suffice for that, and then a token costs two exponentials, however 
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -20,9 +19,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from landform.errors import DataError, InputError
-from landform.response.base import AbstractResponse
-from landform.response.solve import solve_rise
-from landform.response.tabulated import Tabulated
+from landform.response.sampled import AbstractSampledResponse
 
 _CHUNK = 1 << 18
 FIXED = 4
@@ -34,7 +31,7 @@ RISES = 1e-3
 
 
 @final
-class TokenOffsetResponse(AbstractResponse):
+class TokenOffsetResponse(AbstractSampledResponse):
     """ρ(s) = 1/W Σ_i w_i [ℓ_i + log(1 + Σ_k p_ik (exp(g_i s v_k) − 1)) − g_i s v_(y_i)], k over the moved classes.
 
     p here is the signal s alone (one output). The statistics are one row a token that counts: its weight w_i, its gain
@@ -177,10 +174,6 @@ class TokenOffsetResponse(AbstractResponse):
         """Return every token's loss at signals s: ℓ(f_i + g_i·s·v, y_i)."""
         return self.losses + self._risen(s)
 
-    def start(self) -> float:
-        """Return ρ'(0)."""
-        return float(self._slope_of(torch.zeros(1, dtype=torch.float64))[0])
-
     def _risen(self, s: Tensor) -> Tensor:
         """Return every token's rise, ``[points, tokens]``."""
         moved = s[:, None] * self.gains
@@ -189,24 +182,12 @@ class TokenOffsetResponse(AbstractResponse):
             total += p * torch.expm1(moved * v)
         return torch.log1p(total) - moved * self._lead
 
-    def _loss(self, outputs: Float64[Tensor, "points outputs"]) -> Float64[Tensor, " points"]:
-        return self.floor + self._exact_rise(outputs[:, 0])
+    @property
+    def _at_once(self) -> int:
+        return max(1, _CHUNK // len(self.share))
 
-    def _rise(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
-        return self._table.rise(s)
-
-    def _slope(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
-        return self._table.slope(s)
-
-    @cached_property
-    def _table(self) -> Tabulated:
-        return Tabulated(self._exact_rise, self._exact_slope)
-
-    def _exact_rise(self, s: Tensor) -> Tensor:
-        return torch.cat([self._risen(part) @ self.share for part in self._parts(s)])
-
-    def _exact_slope(self, s: Tensor) -> Tensor:
-        return torch.cat([self._slope_of(part) for part in self._parts(s)])
+    def _rise_of(self, s: Tensor) -> Tensor:
+        return self._risen(s) @ self.share
 
     def _slope_of(self, s: Tensor) -> Tensor:
         moved = s[:, None] * self.gains
@@ -217,12 +198,6 @@ class TokenOffsetResponse(AbstractResponse):
             above += v * grown
             below += grown - p
         return (above / below - self._lead) @ (self.share * self.gains)
-
-    def _parts(self, s: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(s, max(1, _CHUNK // len(self.share)))
-
-    def _unrise(self, rise: Float64[Tensor, " points"]) -> Float64[Tensor, " points"]:
-        return solve_rise(self._rise, self._slope, rise, base=self.floor)
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
