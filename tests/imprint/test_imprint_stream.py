@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 import landform as lf
+from landform.imprint.lower.post_norm import find_any_stream
+from landform.imprint.lower.smooth import balances, weigh
 from landform.imprint.lower.stream import find_stream
 from landform.imprint.stream import outputs_at
 from landform.pattern import Pattern
 from landform.program.compile import compile_pattern
 from landform.program.stream import to_stream
 from landform.response import fit_spline, respond
-from landform.testing.transformers import NETWORKS, Encoder, encoder, gpt2, llama, token_data, vit
+from landform.testing.transformers import NETWORKS, Encoder, bert, encoder, gpt2, llama, token_data, vit
 
 
 @pytest.fixture(params=NETWORKS)
@@ -171,3 +173,37 @@ def test_the_loss_of_a_language_model_is_that_of_its_tokens(loss):
     surface = lf.scan(made, grid=5, check=3)
     assert surface.attrs["checked_difference"] < 1e-6  # all tokens of all sequences through the network
     assert float(abs(surface.difference).max()) < 3e-4
+
+
+@pytest.mark.parametrize("build", [gpt2, encoder, lambda: bert(masked=True)])
+def test_the_stream_has_no_mean_that_a_norm_could_take_away(build):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, data = build()
+    made = lf.imprint(rough(6), lf.Task(model, data=data))
+    stream = find_any_stream(made.model, data[0][:2])
+    weights = dict(made.model.named_parameters())
+    written = 0
+    for mlp in stream.mlps[: made.spline_stage]:
+        down = weights[mlp.down.weight].detach().double()
+        down = down if mlp.down.transposed else down.T  # [units, coordinates]
+        size = down.abs().sum(1)
+        constant = size > 1e4  # the unit that writes ±C, and 64s for tied heads
+        assert (down.sum(1)[~constant].abs() <= 1e-6 * size[~constant]).all()
+        written += int((size > 0).sum())
+    assert written > 49
+
+
+def test_balancing_takes_only_what_is_left_and_stays_light():
+    program = compile_pattern(rough(8), None, form="hats", clear=True)
+    layers = to_stream(program, room=60, hidden=[200, 200])
+    nodes = rough(8).mesh.nodes().numpy()
+    weight = layers.weight_to_balance()
+    assert weight == np.abs(layers.held(nodes)[1:].sum(0)).max()
+    assert [balances(layers, spare, 2.0**20) for spare in (0, 1, 3, 7, 100)] == [0, 1, 2, 4, 8]
+    assert balances(layers, 4, 100 * weight) == 4
+    assert balances(layers, 4, weight) == 0
+    write = np.array([[1.0, 2.0], [3.0, -5.0], [0.0, 0.0], [0.0, 0.0]])
+    weigh(write, slice(0, 2), slice(2, 4))
+    assert write.sum(0).tolist() == [0.0, 0.0]
+    assert write[2].tolist() == write[3].tolist() == [-2.0, 1.5]

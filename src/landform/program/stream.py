@@ -11,6 +11,7 @@ what later units read must be written to the stream:
 Whichever takes fewer coordinates is chosen, layer by layer.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,12 +61,25 @@ class StreamProgram:
 
     def __call__(self, h: np.ndarray) -> np.ndarray:
         """Evaluate in float64: points ``[points, z]`` → ``[points, channels]``."""
+        out: np.ndarray = (self.held(h)[: len(self.offset)] + self.offset[:, None]).T
+        return out
+
+    def held(self, h: np.ndarray) -> np.ndarray:
+        """Return what the registers hold after the last block: points ``[points, z]`` → ``[registers, points]``."""
         state = np.zeros((self.registers, len(h)))
         for number, block in enumerate(self.blocks):
             pre = block.read @ (h.T if number == 0 else state) + block.bias[:, None]
             state = state + block.write @ np.where(block.linear[:, None], pre, np.maximum(pre, 0))
-        out: np.ndarray = (state[: len(self.offset)] + self.offset[:, None]).T
-        return out
+        return state
+
+    def weight_to_balance(self) -> float:
+        """Return the largest |sum of all registers but the outputs| at the corners and the middle of the box.
+
+        Hinges are convex, so of a sum of them it is the largest.
+        """
+        corners = np.array([*itertools.product((0.0, 1.0), repeat=min(self.z, 10))])
+        h = np.vstack([np.pad(corners, ((0, 0), (0, self.z - corners.shape[1]))), np.full((1, self.z), 0.5)])
+        return float(np.abs(self.held(h)[len(self.offset) :].sum(0)).max(initial=0.0))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from landform.errors import ArchitectureError, CapacityError
-from landform.imprint.lower.smooth import PAIR_SIZE, SATURATED, STEEP, units_of
+from landform.imprint.lower.smooth import PAIR_SIZE, SATURATED, STEEP, balances, units_of, weigh
 from landform.imprint.lower.stream import (
     ACTIVATIONS,
     Call,
@@ -203,6 +203,7 @@ def write_post_stream(
     used = registers + program.registers
     if used > d:
         raise CapacityError(f"the pattern needs {used} coordinates, the stream has {d}")
+    balance = slice(used, used + balances(program, d - used, size))
     assert stream.entry.bias is not None
     out[stream.entry.bias][PLUS], out[stream.entry.bias][MINUS] = size, -size
     directions = []
@@ -211,7 +212,7 @@ def write_post_stream(
         direction[FIRST + i] = 1.0
         directions.append({stream.entry.bias: direction})
     for norm in stream.norms:
-        out[norm.gain][:used] = size * (2 / d) ** 0.5
+        out[norm.gain][: balance.stop] = size * (2 / d) ** 0.5
 
     def store(which: Map, weight: np.ndarray) -> None:
         value = torch.from_numpy(np.ascontiguousarray(weight.T if which.transposed else weight))
@@ -229,7 +230,8 @@ def write_post_stream(
         read = reading(block.read.toarray(), block.bias, FIRST if number == 0 else registers)
         steep = 1.0 if mlp.activation == "relu" else STEEP[dtype]
         write = np.zeros((d, len(block.bias)))
-        write[registers : registers + program.registers] = block.write.toarray()
+        write[registers:used] = block.write.toarray()
+        weigh(write, slice(registers + 1, used), balance)
         rows, _, columns = units_of(read, write, block.linear, np.zeros(d), steep, gated=False)
         if len(rows) > mlp.hidden:
             raise CapacityError(f"'{mlp.up.name}' has {mlp.hidden} units and {len(rows)} are needed")

@@ -9,6 +9,7 @@ What each part does here:
   (+C, −C), so its variance is 2C²/d·(1 + |u|²/2C²) whatever the registers u hold, and a gain of C·√(2/d) reads a
   register back as λ·u, λ = (1 + |u|²/2C²)^−½. Each read subtracts a coordinate that is 0, which cancels the mean and
   its rounding; constants are read from the pair, so that a whole unit is scaled by λ and by nothing else.
+  Coordinates that are left over hold the registers' sum, negative, so that the mean is (nearly) 0 at all.
 - **RMSNorm.** No mean and no bias: one coordinate C of the embedding is the constant, and z more, C0 each, are read as
   gain·C0/rms = gain: the *gains* of these coordinates are h.
 - **Gated unit.** a(gate)·up: the hinge is in the gate, up reads 1; a signed number is up times a saturated gate.
@@ -39,6 +40,27 @@ SATURATED = 64.0
 """a(64) = 64 in every dtype, for every activation covered."""
 FAINT = {torch.float32: 2.0**-26, torch.float64: 2.0**-55}
 """ε of tied embeddings: below half an ulp of the constants that it is added to."""
+
+
+BALANCES = 8
+"""Coordinates that balance the others at most."""
+LIGHT = 2.0**-15
+"""Share of σ² that they may have: λ then feels h no more than it does by rounding."""
+
+
+def balances(program: StreamProgram, spare: int, size: float) -> int:
+    """Return how many spare coordinates hold −1/m of the sum of all registers each, so that the mean is 0.
+
+    A norm subtracts the mean from every register and rounds the difference, which near a hinge's knot is nearly all
+    there is to round. A power of two, so that dividing is exact; 0 where none is spare, or they would be too heavy.
+
+    Args:
+        program: What is written; the outputs do not count, since ψ writes nothing else.
+        spare: Coordinates that are left.
+        size: C.
+    """
+    count = int(2 ** np.floor(np.log2(min(spare, BALANCES)))) if spare > 0 else 0
+    return count if count and program.weight_to_balance() ** 2 / count <= LIGHT * 2 * size**2 else 0
 
 
 @dataclass(frozen=True)
@@ -176,7 +198,9 @@ def write_stream(
         )
     dtype = next(model.parameters()).dtype
     out = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    writer = _Writer(stream, layout, out, dtype)
+    end = layout.first + program.registers
+    count = 0 if _is_rms(stream) else balances(program, stream.width - end, PAIR_SIZE[dtype])
+    writer = _Writer(stream, layout, out, dtype, slice(end, end + count))
     directions, injected = writer.injection(program.z)
     for number, block in enumerate(program.blocks):
         writer.block(number, block, first=number == 0, reach=reach)
@@ -195,10 +219,12 @@ def write_stream(
 class _Writer:
     """Fills the parameters, one part at a time."""
 
-    def __init__(self, stream: Stream, layout: Layout, out: dict[str, Tensor], dtype: torch.dtype) -> None:
+    def __init__(
+        self, stream: Stream, layout: Layout, out: dict[str, Tensor], dtype: torch.dtype, balance: slice
+    ) -> None:
         self.stream, self.layout, self.out, self.dtype = stream, layout, out, dtype
         self.rms = _is_rms(stream)
-        self.size = PAIR_SIZE[dtype]
+        self.size, self.balance = PAIR_SIZE[dtype], balance
 
     def gain(self, z: int) -> float:
         """Return the gain that reads a register back: C·√(2/d) under LayerNorm, rms of the constants under RMSNorm."""
@@ -249,6 +275,7 @@ class _Writer:
         steep = 1.0 if mlp.activation == "relu" else STEEP[self.dtype]
         write = np.zeros((self.stream.width, block.read.shape[0]))
         write[self.layout.first : self.layout.first + block.write.shape[0]] = block.write.toarray()
+        weigh(write, slice(self.layout.first + 1, self.layout.first + block.write.shape[0]), self.balance)
         rows, gates, columns_out = units_of(read, write, block.linear, constant, steep, gated=mlp.gate is not None)
         if first and self.layout.extra:
             rows, gates, columns_out = self.constants(rows, gates, columns_out, constant, reach, mlp)
@@ -292,6 +319,7 @@ class _Writer:
             column[layout.first] = heavy(reach)
             if layout.still >= 0:
                 column[layout.still] = heavy(reach)
+        weigh(column[:, None], slice(0, self.balance.start), self.balance)
         if mlp.gate is None:
             rows = np.vstack([rows, SATURATED * constant])
             return rows, None, np.column_stack([columns, column / SATURATED])
@@ -344,6 +372,13 @@ class _Writer:
             self.out[final.bias][base] = 1 / faint
             table[:, layout.still] = torch.from_numpy(-ray * faint)
             self.out[final.gain][layout.still] = gain / faint
+
+
+def weigh(write: np.ndarray, registers: slice, balance: slice) -> None:
+    """Let the balancing coordinates take what units write to the registers, negative; ``write`` is changed in place."""
+    count = balance.stop - balance.start
+    if count:
+        write[balance] = -write[registers].sum(0) / count
 
 
 HEAVY = 64.0
