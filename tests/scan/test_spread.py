@@ -1,5 +1,7 @@
 """Jobs on threads of one core each."""
 
+import multiprocessing
+import os
 import threading
 
 import pytest
@@ -80,3 +82,84 @@ def test_points_are_the_same_on_any_number_of_cores():
     for sums, terms in found[1:]:
         torch.testing.assert_close(sums, found[0][0], rtol=1e-6, atol=0)
         torch.testing.assert_close(terms, found[0][1], rtol=1e-4, atol=1e-6)
+
+
+def _heads(seed):
+    """A perceptron with two heads, the second of which is affine in h at once: its output lies in a buffer."""
+    torch.manual_seed(seed)
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = torch.nn.Linear(64, 24)
+            self.rest = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(24, 24), torch.nn.ReLU())
+            self.first = torch.nn.Linear(24, 10)
+            self.second = torch.nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.first(self.rest(self.body(x))), self.second(x)
+
+    x, y = torch.rand(700, 64), torch.randint(10, (700,))
+    return lf.Task(Two(), data=(x, y))
+
+
+def test_outputs_in_buffers_are_read_before_another_point_overwrites_them():
+    task = _heads(0)
+    plane = lf.random_plane(task, seed=1)
+    h = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) - 0.5
+    wanted = build_engine(task, plane, engine="functional").sums(h).num
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        engine = build_engine(task, plane, engine="affine", batch_size=100)
+        for _ in range(5):
+            torch.testing.assert_close(engine.sums(h).num, wanted, rtol=1e-5, atol=0)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_jobs_of_many_blocks_give_the_same_bits_on_any_number_of_cores():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 300), torch.nn.ReLU(), torch.nn.Linear(300, 200), torch.nn.Tanh())
+    task = lf.Task(torch.nn.Sequential(model, torch.nn.Linear(200, 10)), data="digits")
+    plane = lf.random_plane(task, seed=1)
+    h = torch.rand(9, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) - 0.5
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for cores in (2, 3, 5):
+            torch.set_num_threads(cores)
+            engine = build_engine(task, plane, engine="affine", batch_size=128)
+            engine.sums(h[:1])  # blocks are prepared with all cores
+            torch.set_num_threads(2)
+            first = engine.sums(h).num
+            torch.set_num_threads(cores)
+            assert torch.equal(first, engine.sums(h).num)
+            found.append(first)
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-6, atol=0)
+
+
+def test_threads_stay_from_call_to_call():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        names = [set(spread(lambda _: threading.get_ident(), range(50))) for _ in range(3)]
+        assert len(set().union(*names)) <= 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_that_was_forked_makes_threads_of_its_own(cores):
+    list(spread(abs, range(5)))
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(_sum_of_squares, (10,)).get(timeout=60) == 285
+        pool.close()
+        pool.join()
+
+
+def _sum_of_squares(count):
+    return sum(spread(lambda n: n * n, range(count)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from landform.scan.engine.blocks import AbstractBlocks, Part
+from landform.scan.engine.buffered import buffered
 from landform.scan.engine.cut import Cut, Frontier, Scratch
 from landform.scan.engine.fold import fold
 from landform.scan.engine.own import Affine, Theta, UnsupportedError, aliases, compute_dtype, own_copy
@@ -126,7 +127,7 @@ class AffineEngine(AbstractBlocks):
         self.cut = Cut(graph, classify(graph, set(steps)), steps, subspace.z)
         late = {name: value for name, value in tensors.items() if id(value) in self.cut.used}
         self._theta = Theta(late, steps, subspace.z)
-        self._lanes = [_Lane(self.cut.rest, self._theta, Scratch())]
+        self._lanes = [_Lane(buffered(self.cut.rest), self._theta, Scratch())]
         self._lead = next((value for value in tensors.values() if value.is_floating_point()), None)
         with torch.inference_mode(), task.mode():
             early = self.cut.early(self._inputs(self._source.block(0, 1)))
@@ -152,87 +153,103 @@ class AffineEngine(AbstractBlocks):
         self._lanes = [replace(self._lanes[0], scratch=Scratch())]
 
     def _parts(self, h: Tensor, start: int, stop: int) -> Iterator[Part]:
-        rows, sequence = along_lines(h)
+        """Prepare blocks with all cores; those that are ready then go to the cores together, job by job."""
         keep = range(start, stop)
+        compute = self._points if self._stack is None else self._stacks
+        waiting: list[_Ready] = []
         for first in range(start, stop, self.batch_size):
-            ready = self._ready(first, min(first + self.batch_size, stop), keep)
-            if self._stack is None:
-                yield from self._points(ready, rows, sequence)
-            else:
-                yield from self._stacks(ready, h, self._stack)
+            last = min(first + self.batch_size, stop)
+            if waiting and (first, last) not in self._blocks:
+                yield from compute(waiting, h)
+                waiting = []
+            waiting.append(self._ready(first, last, keep))
+        yield from compute(waiting, h)
 
-    def _stacks(self, ready: _Ready, h: Tensor, stack: Stack) -> Iterator[Part]:
-        if ready.early is None:
-            ready.early = [Early(value) for value in ready.frontier.values]
-        if ready.reading is None:
-            # how wide the layers are is not known before; the point is computed again with the others, so that digits
-            # do not depend on what was computed before, in this process or by another worker
-            outputs = stack.outputs(ready.early, h[:1], Buffers())
-            ready.reading = Reading(self._source, ready.block, tree_map(lambda value: value[0], outputs))
-        reading, early = ready.reading, ready.early
-        size = stack.size(ready.block.stop - ready.block.start)
-
+    def _stacks(self, blocks: list[_Ready], h: Tensor) -> Iterator[Part]:
+        stack = self._stack
+        assert stack is not None
+        for ready in blocks:
+            if ready.early is None:
+                ready.early = [Early(value) for value in ready.frontier.values]
+            if ready.reading is None:
+                # how wide the layers are is not known before; the point is computed again with the others, so that
+                # digits do not depend on what was computed before, in this process or by another worker
+                outputs = stack.outputs(ready.early, h[:1], Buffers())
+                ready.reading = Reading(self._source, ready.block, tree_map(lambda value: value[0], outputs))
         idle: list[Buffers] = []
 
-        def compute(first: int) -> Tensor:
+        def compute(job: tuple[_Ready, range]) -> Tensor:
+            ready, part = job
+            reading, early = ready.reading, ready.early
+            assert reading is not None
+            assert early is not None
             try:
                 buffers = idle.pop()
             except IndexError:
                 buffers = Buffers()
             try:
-                outputs = stack.outputs(early, h[first : first + size], buffers)
+                outputs = stack.outputs(early, h[part.start : part.stop], buffers)
                 if reading.stackable:
                     return reading.many(outputs)
-                each = [tree_map(operator.itemgetter(number), outputs) for number in range(min(size, len(h) - first))]
+                each = [tree_map(operator.itemgetter(number), outputs) for number in range(len(part))]
                 return torch.stack([reading.one(one) for one in each])
             finally:
                 idle.append(buffers)
 
-        starts = range(0, len(h), size)
-        for first, found in zip(starts, spread(compute, starts), strict=True):
-            yield ready.block, list(range(first, first + len(found))), found, reading.den
+        jobs = []
+        for ready in blocks:
+            size = stack.size(ready.block.stop - ready.block.start)
+            jobs += [(ready, range(n, min(n + size, len(h)))) for n in range(0, len(h), size)]
+        for (ready, part), found in zip(jobs, spread(compute, jobs), strict=True):
+            assert ready.reading is not None
+            yield ready.block, list(part), found, ready.reading.den
 
-    def _points(self, ready: _Ready, rows: list[tuple[float, ...]], sequence: list[int]) -> Iterator[Part]:
-        block = ready.block
-        if ready.reading is None:  # what it holds does not depend on the point
-            ready.reading = Reading(self._source, block, self._lanes[0].outputs(ready.frontier, rows[0]))
-        reading, idle = ready.reading, SimpleQueue[_Lane]()
+    def _points(self, blocks: list[_Ready], h: Tensor) -> Iterator[Part]:
+        rows, sequence = along_lines(h)
+        idle = SimpleQueue[_Lane]()
+        for ready in blocks:
+            if ready.reading is None:  # what it holds does not depend on the point
+                ready.reading = Reading(self._source, ready.block, self._lanes[0].outputs(ready.frontier, rows[0]))
+        side_by_side = self._side_by_side(len(sequence) * len(blocks))
         for lane in self._lanes:
             idle.put(lane)
 
-        def compute(part: range) -> Tensor:
+        def compute(job: tuple[_Ready, range]) -> Tensor:
+            ready, part = job
+            reading = ready.reading
+            assert reading is not None
             lane = idle.get()
-            try:
+            try:  # outputs may lie in what is the lane's own
                 found = [lane.outputs(ready.frontier, rows[sequence[number]]) for number in part]
+                if reading.stackable:
+                    return reading.many(torch.stack(found))
+                return torch.stack([reading.one(one) for one in found])
             finally:
                 idle.put(lane)
-            return (
-                reading.many(torch.stack(found)) if reading.stackable else torch.stack([reading.one(f) for f in found])
-            )
 
-        most = max(1, STACK // reading.numel) if reading.stackable else 1
-        if self._side_by_side(len(sequence)):
-            pieces = parts(len(sequence), most)
-            answers = spread(compute, pieces)
-        else:
-            pieces = [range(n, min(n + most, len(sequence))) for n in range(0, len(sequence), most)]
-            answers = map(compute, pieces)
-        for part, found in zip(pieces, answers, strict=True):
-            yield block, [sequence[number] for number in part], found, reading.den
+        jobs = []
+        for ready in blocks:
+            assert ready.reading is not None
+            most = max(1, STACK // ready.reading.numel) if ready.reading.stackable else 1
+            jobs += [(ready, part) for part in parts(len(sequence), most, len(blocks))]
+        answers = spread(compute, jobs) if side_by_side else map(compute, jobs)
+        for (ready, part), found in zip(jobs, answers, strict=True):
+            assert ready.reading is not None
+            yield ready.block, [sequence[number] for number in part], found, ready.reading.den
 
-    def _side_by_side(self, points: int) -> bool:
-        """Say whether points are shared out between cores, each with tensors of its own; make these at need."""
+    def _side_by_side(self, jobs: int) -> bool:
+        """Say whether jobs are shared out between cores, each with tensors of its own; make these at need."""
         cores = torch.get_num_threads()
         if (
             self.cut.convolves
             or cores == 1
-            or points < cores
+            or jobs < cores
             or self.written > LANES
             or (self._lead is not None and self._lead.is_cuda)
         ):
             return False
         while len(self._lanes) < cores:
-            theta, rest = self._lanes[0].theta.twin(self.cut.rest)
+            theta, rest = self._lanes[0].theta.twin(self._lanes[0].rest)
             self._lanes.append(_Lane(rest, theta, Scratch()))
         return True
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_map
 
 from landform.scan.engine.own import Affine, combine
 from landform.scan.engine.trace import NORMS, PRODUCTS, Kind, call, fetch, is_shape, product, step
@@ -292,12 +293,14 @@ class Scratch:
         return found
 
     def loose(self, outputs: Any) -> Any:
-        """Copy an output that lies in a buffer, as where the model ends with what is affine."""
-        if isinstance(outputs, Tensor):
-            storage = outputs.untyped_storage().data_ptr()
-            if any(buffer.untyped_storage().data_ptr() == storage for buffer in self._buffers.values()):
-                return outputs.clone()
-        return outputs
+        """Copy outputs that lie in a buffer, as where the model ends with what is affine."""
+        places = {buffer.untyped_storage().data_ptr() for buffer in self._buffers.values()}
+
+        def copy(value: Any) -> Any:
+            lies = isinstance(value, Tensor) and value.untyped_storage().data_ptr() in places
+            return value.clone() if lies else value
+
+        return tree_map(copy, outputs)
 
     def _base(self, number: int, value: Affine, line: tuple[float, ...], same: bool) -> Tensor:
         steps = [(part, h) for part, h in zip(value.parts[:-1], line, strict=True) if part is not None]

@@ -1,7 +1,10 @@
 """Small jobs side by side, each on one core: for operations too short to be shared out between cores themselves."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -9,30 +12,71 @@ import torch
 J = TypeVar("J")
 R = TypeVar("R")
 
+JOBS = 32
+"""Jobs of a call at least, where there is so much to do: the last ones leave other cores idle for half a job."""
+AHEAD = 3
+"""Jobs under way for each core, so that none waits for the one who reads the results."""
 
-def parts(count: int, most: int) -> list[range]:
-    """Divide jobs among cores: ranges of nearly equal length, as many for each core.
+
+def parts(count: int, most: int, times: int = 1) -> list[range]:
+    """Divide points into jobs: ranges of nearly equal length, the same whatever the number of cores.
 
     Args:
-        count: How many jobs.
-        most: Jobs of a range at most.
+        count: How many points.
+        most: Points of a range at most.
+        times: How often the ranges are gone through, once for each block of samples.
 
     Returns:
         The ranges, in order.
 
     Example:
-        >>> before = torch.get_num_threads()
-        >>> torch.set_num_threads(2)
-        >>> parts(9, 3)
-        [range(0, 2), range(2, 4), range(4, 6), range(6, 9)]
-        >>> torch.set_num_threads(before)
+        >>> parts(4, 3)  # few: cores share out the points one by one
+        [range(0, 1), range(1, 2), range(2, 3), range(3, 4)]
+        >>> parts(4, 3, times=16)
+        [range(0, 2), range(2, 4)]
     """
-    cores = torch.get_num_threads()
-    number = -(-count // (most * cores)) * cores
+    size = min(most, max(1, count * times // JOBS))
+    number = -(-count // size)
     return [range(count * k // number, count * (k + 1) // number) for k in range(number)]
 
 
-def spread(function: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
+class _Threads:
+    """Threads of one core each that stay: what libraries keep for a thread, such as MKL's buffers, stays with them."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as in a process that was forked: threads stay behind."""
+        self._lock = threading.Lock()
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._users = 0
+
+    def enter(self, cores: int) -> ThreadPoolExecutor:
+        """Begin to use so many threads."""
+        with self._lock:
+            self._users += 1
+            if cores not in self._pools:
+                names = f"landform-{cores}"
+                self._pools[cores] = ThreadPoolExecutor(cores, names, torch.set_num_threads, (1,))
+            pool = self._pools[cores]
+        pool.submit(torch.set_num_threads, 1).result()  # MKL's number is one for all threads, and the caller's yet
+        return pool
+
+    def leave(self, cores: int) -> None:
+        """End the use; the last one gives MKL its number back."""
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                torch.set_num_threads(cores)
+
+
+_threads = _Threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.forget)
+
+
+def spread(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
     """Run a function on jobs, in as many threads as PyTorch would use within an operation; yield results in order.
 
     An operation of some 50 µs hardly gains from a second core and, where something else wants that core, waits for it
@@ -41,7 +85,7 @@ def spread(function: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
 
     Args:
         function: What to run, without gradients; PyTorch's operations and NumPy's run beside each other.
-        jobs: Its arguments.
+        jobs: Its arguments; a few more than are computed are asked for ahead.
 
     Yields:
         Results.
@@ -55,9 +99,15 @@ def spread(function: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
         with torch.inference_mode():
             return function(job)
 
-    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    pool = _threads.enter(cores)
+    waiting: deque[Future[R]] = deque()
     try:
-        yield from pool.map(run, jobs)
+        for job in jobs:
+            waiting.append(pool.submit(run, job))
+            if len(waiting) >= AHEAD * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)  # MKL's number is one for all threads
+        wait([future for future in waiting if not future.cancel()])
+        _threads.leave(cores)
