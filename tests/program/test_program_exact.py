@@ -9,6 +9,7 @@ from landform import Mesh, Pattern, SumPattern
 from landform.errors import InputError
 from landform.program.basis import compressed_basis
 from landform.program.compile import compile_pattern
+from landform.program.strips import hinge_units, strips
 from landform.testing import hard_points, kuhn_value, patterns, sums
 
 torch.set_num_threads(1)
@@ -183,3 +184,23 @@ def test_unknown_forms_name_what_there_is():
         register(random_pattern((4,)), form="strips")
     with pytest.raises(InputError, match="does not exist for z = 2"):
         register(random_pattern((4, 4)), form="strips", schedule="recompute")
+
+
+def test_hinges_of_strips_are_half_as_large_and_half_as_many_at_once():
+    """Up to the middle they fall, from there they rise: the same functions over either basis."""
+    values = torch.from_numpy(np.random.default_rng(0).random((7, 6)))
+    form = strips(values.numpy())
+    h = torch.from_numpy(np.random.default_rng(1).random((200, 2)))
+    on: dict[str, torch.Tensor] = {}
+    for group in hinge_units((6, 5)):
+        x = torch.zeros(len(h), group.size, dtype=DOUBLE) + torch.as_tensor(group.bias)
+        for _, axis, coefficient in group.terms:
+            x = x + h[:, torch.as_tensor(axis)] * torch.as_tensor(coefficient)
+        on[group.name] = x.relu()
+    half = {"x0": (3, 3), "x1": (3, 3), "d01": (6, 6)}  # of 5, 4 and 10 hinges, up to 6, 5 and 11
+    for group, (size, count) in half.items():
+        assert on[group].max() <= size
+        assert (on[group] > 0).sum(dim=1).max() <= count
+    total = form.line_bias - form.offset + sum(on[g] @ torch.from_numpy(row[0]) for g, row in form.line.items())
+    units = torch.from_numpy(form.unit_bias) + sum(on[g] @ torch.from_numpy(b.T.copy()) for g, b in form.units.items())
+    torch.testing.assert_close(total + units.relu().sum(dim=1), Pattern(values)(h), atol=1e-13, rtol=0)

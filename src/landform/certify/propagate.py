@@ -129,7 +129,7 @@ def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple
         pre, partial = up - down, np.maximum(up, down)
     carried = field.times(abs(weight), "error")
     terms = (np.diff(weight.indptr) + (bias != 0))[:, None].astype(float)
-    if terms.max(initial=0) > 4 * FEW:
+    if terms.max(initial=0) > FEW:
         terms = np.minimum(terms, field.active_terms(weight) + (bias != 0)[:, None])
     inexact = step.inexact[rows]
     products = field.times(inexact, "magnitude") if inexact.nnz else 0.0

@@ -22,7 +22,7 @@ from landform.program.basis import Basis
 from landform.program.hats import Block, HatFamily, resolve
 from landform.program.program import Layer, Program, Stack, Units
 from landform.program.room import Room, Width, rooms
-from landform.program.strips import hinge_keys, strips
+from landform.program.strips import hinge_keys, hinge_units, strips
 
 MANY_HINGES = 256  # a sum of more hinges than this gets a layer with one register an axis, if there is one
 
@@ -320,14 +320,13 @@ def strips_by_carrying(values: np.ndarray, widths: Sequence[Width], per_hinge: i
     """
     cells = (values.shape[0] - 1, values.shape[1] - 1)
     channels = values.shape[2]
-    family, keys = HatFamily(cells), hinge_keys(cells)
-    keys = {group: k for group, k in keys.items() if len(k)}
+    keys = {group: k for group, k in hinge_keys(cells).items() if len(k)}
     hinges = sum(map(len, keys.values())) - 2
     every = rooms(widths)
     if not every or not every[0].holds(2, hinges, per_hinge):
         raise _need("the hinge layer", 0, 2 + per_hinge * hinges, every[0].units if every else 0)
     stack = Stack(2)
-    stack.add("hinges", family.hinge_layer(keys))
+    stack.add("hinges", hinge_units(cells))
     forms = [strips(values[..., c]) for c in range(channels)]
     rows = {group: np.concatenate([f.units[group] for f in forms]) for group in keys}
     bias = np.concatenate([f.unit_bias for f in forms])

@@ -10,6 +10,9 @@ box (f3 continued with its end slopes), the pattern is
 
     T = G_m + Σ_{j>m} [relu(D_j + M_j(y − j)) − M_j·relu(y − j)] + Σ_{j≤m} [relu(M_j(j − y) − D_j) − M_j·relu(j − y)].
 
+Hinges up to the middle of their axis fall, relu(k − t), the others rise: half as many are on at once, none exceeds half
+the axis, and sums over them, whose terms cancel, round less.
+
 The price is cancellation, about n²·u for rough patterns: strips are for float64, smooth patterns, or narrow networks.
 """
 
@@ -18,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from landform.program.program import Units
+
 # c = mean(b − a) keeps the numbers small; rounded to a multiple of this, node values stay exact for dyadic patterns
 C_QUANTUM = 2.0**-20
 
@@ -25,6 +30,8 @@ C_QUANTUM = 2.0**-20
 @dataclass(frozen=True)
 class Strips:
     """The coefficients of one channel, over the hinge groups lin0, lin1, x0 (1 … n_1−1), x1 (1 … n_2−1), d01.
+
+    They are those of `hinge_units`.
 
     Args:
         units: Rows of the n_2 − 1 strip units, one array a group, shape ``[strips, keys]``.
@@ -53,6 +60,52 @@ def hinge_keys(cells: tuple[int, int]) -> dict[str, np.ndarray]:
     }
 
 
+def hinge_units(cells: tuple[int, int]) -> list[Units]:
+    """Return the groups of the hinge layer, reading the group ``"h"``: h_1 and h_2 in cells, and hinges of all keys.
+
+    Example:
+        Hinges of h_2 on three cells: one falls towards 1, one rises from 2.
+
+        >>> group = hinge_units((2, 3))[-1]
+        >>> group.name, [coefficient.tolist() for _, _, coefficient in group.terms], group.bias.tolist()
+        ('x1', [[-3.0, 3.0]], [1.0, -2.0])
+    """
+    out = []
+    for group, keys in hinge_keys(cells).items():
+        if not len(keys):
+            continue
+        sign = np.ones(len(keys)) if group.startswith("lin") else _signs(group, cells)
+        axes = [int(k) for k in group if k.isdigit()]
+        terms = [
+            ("h", np.full(len(keys), axis), sign * cells[axis] * (1.0 if number == 0 else -1.0))
+            for number, axis in enumerate(axes)
+        ]
+        out.append(Units(group, len(keys), terms, -sign * keys, carried=group.startswith("lin")))
+    return out
+
+
+def _signs(group: str, cells: tuple[int, int]) -> np.ndarray:
+    """Return 1 for each hinge of a group that rises, −1 for each that falls."""
+    middle = {"x0": cells[0] // 2, "x1": cells[1] // 2, "d01": (cells[0] - cells[1]) // 2}[group]
+    return np.where(hinge_keys(cells)[group] > middle, 1.0, -1.0)
+
+
+def _with_falling(
+    rows: dict[str, np.ndarray], bias: np.ndarray, cells: tuple[int, int]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Write rows over hinges that all rise over those of `hinge_units`: relu(t − k) = t − k + relu(k − t)."""
+    out, bias = {group: block.copy() for group, block in rows.items()}, bias.copy()
+    for group, keys in hinge_keys(cells).items():
+        if group.startswith("lin"):
+            continue
+        falling = _signs(group, cells) < 0
+        total = rows[group][:, falling].sum(axis=1)
+        bias -= rows[group][:, falling] @ keys[falling]
+        for number, axis in enumerate(int(k) for k in group if k.isdigit()):
+            out[f"lin{axis}"] += (total if number == 0 else -total)[:, None]
+    return out, bias
+
+
 def strips(values: Float64[np.ndarray, "rows columns"]) -> Strips:
     """Compute the strip form of nodal values ``[n_1 + 1, n_2 + 1]``, exact in real arithmetic."""
     n1, n2 = values.shape[0] - 1, values.shape[1] - 1
@@ -73,6 +126,7 @@ def strips(values: Float64[np.ndarray, "rows columns"]) -> Strips:
     rows, bias = _expand(f1_step, g3_step, c_step, constant)
     rows["lin1"] += (slope)[:, None]  # D_j + M_j(y − j); below the base the whole row changes sign
     unit_bias = bias - slope * j
+    rows, unit_bias = _with_falling(rows, unit_bias, (n1, n2))
     units = {group: sign[:, None] * block for group, block in rows.items()}
 
     line, line_bias = _expand(f1[base : base + 1], g3[base : base + 1], c[base : base + 1], -c[base : base + 1] * base)
@@ -83,6 +137,7 @@ def strips(values: Float64[np.ndarray, "rows columns"]) -> Strips:
     total = _line_at_nodes(line, float(line_bias[0]), n1, n2)
     offset = max(0.0, -float(total.min()))
     offset = float(2.0 ** np.ceil(np.log2(offset))) if offset else 0.0  # a power of two adds no digits
+    line, line_bias = _with_falling(line, line_bias, (n1, n2))
     return Strips(units, sign * unit_bias, line, float(line_bias[0]) + offset, offset)
 
 
