@@ -121,7 +121,7 @@ def scanned(sampler: Multilevel, h: Tensor, table: Tensor, order: Tensor) -> Est
     while (request := sampler.ask()) is not None:
         place = ((request.h - h[0]) / (h[-1] - h[0]) * (nodes - 1)).round().long()
         rows = table[place[:, 0] * nodes + place[:, 1]]
-        numbers = rows[:, order[request.start : request.stop]].double()[:, None]
+        numbers = rows[:, order[request.samples(table.shape[1])]].double()[:, None]
         ones = torch.ones(1, numbers.shape[-1], dtype=torch.float64)
         found = Terms(numbers, ones) if request.per_sample else Sums(numbers.sum(-1), ones.sum(-1))
         sampler.tell(request, found)

@@ -39,7 +39,7 @@ def outcomes(table, strata, make):
         sampler = make(repeat)
         while (request := sampler.ask()) is not None:
             rows = ((request.h + 1) * (NODES - 1) / 2).round().long() @ torch.tensor([NODES, 1])
-            num = table[rows][:, None, order[request.start : request.stop]]
+            num = table[rows][:, None, order[request.samples(N)]]
             den = torch.ones(1, num.shape[-1]).double()
             sampler.tell(request, Terms(num, den) if request.per_sample else Sums(num.sum(-1), den.sum(-1)))
         found = sampler.estimate()
@@ -78,7 +78,7 @@ def test_intervals_of_interrupted_scans_hold_as_often_as_they_say():
         while (request := sampler.ask()) is not None:
             rows = ((request.h + 1) * (NODES - 1) / 2).round().long() @ torch.tensor([NODES, 1])
             some = torch.arange(len(rows)) if left else (torch.rand(len(rows), generator=draw) < 0.5).nonzero()[:, 0]
-            num = table[rows[some]][:, None, order[request.start : request.stop]]
+            num = table[rows[some]][:, None, order[request.samples(N)]]
             answer = Terms(num, torch.ones(1, num.shape[-1]).double())
             if not left:
                 before = int((sampler.estimate().samples > 0).sum())

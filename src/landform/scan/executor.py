@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from landform.errors import ExecutorError, InputError, MissingExtraError
 from landform.scan.engine.base import AbstractEngine
-from landform.scan.worker import Answer, Factory, Item, Payload, answer, compute, forget
+from landform.scan.worker import Answer, Factory, Item, Payload, answer, build, compute, forget, front_of
 
 AHEAD = 3
 """Items under way for each worker: one computed, the others waiting so that it never is."""
@@ -55,12 +55,14 @@ class HerePool(AbstractPool):
     def __init__(self, factory: Factory) -> None:
         self._factory = factory
         self._engine: AbstractEngine | None = None
+        self._front = b""
 
     def compute(self, items: Iterable[Item]) -> Generator[Answer]:
         """Compute items in their order."""
         for item in items:
-            if self._engine is None:
-                self._engine = self._factory()
+            if self._engine is None or self._front != front_of(item):
+                self._engine = None  # the old one's memory, before the new one takes its own
+                self._engine, self._front = build(self._factory, item), front_of(item)
             yield answer(self._engine, item)
 
 

@@ -178,8 +178,9 @@ class _Partial:
         self.request = request
         h = np.ascontiguousarray(request.h.detach().cpu().double().numpy())
         parts = range(0, len(h), tile)
+        front = None if request.front is None else request.front.numpy()
         self.items = [
-            Item(number, h[start : start + tile], request.start, request.stop, request.per_sample)
+            Item(number, h[start : start + tile], request.start, request.stop, request.per_sample, front)
             for number, start in enumerate(parts)
         ]
         self._tile = tile

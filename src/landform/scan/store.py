@@ -4,7 +4,7 @@ A scan's sampler is deterministic: the same answers lead to the same questions. 
 round by round; a scan that goes on asks again from the first question, and is told what is found here. Zarr v3:
 
     zarr.json               attributes: the format, and the identity of the scan
-    round-00000/zarr.json   attributes: the question (digest of its points, range of samples), points a tile
+    round-00000/zarr.json   attributes: the question (digest of points, samples and which come first), points a tile
         num                 answers [points, quantities(, samples)], float64, one chunk a tile
         den                 denominators [quantities(, samples)], which are those of every tile
         done                a mark a tile, written after its chunk: 2^32 + CRC-32 of num's and den's bytes; 0: not done
@@ -227,6 +227,8 @@ class ScanStore:
             "per_sample": request.per_sample,
             "quantities": quantities,
         }
+        if request.front is not None:
+            question["front"] = hash_tensors([("front", request.front)])[:32]
         with _said(where, "open"):
             group = self._group.get(name)
             if group is None:

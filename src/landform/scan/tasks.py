@@ -20,6 +20,7 @@ from landform.scan.places import Places
 from landform.scan.plan import build_engine, engine_name
 from landform.scan.run import Run, run
 from landform.scan.sampler import AbstractSampler, FullGrid, Multilevel, sample_order
+from landform.scan.sampler.base import bring_forward
 from landform.scan.store import ScanStore
 from landform.scan.surface import unit_of
 from landform.scan.worker import Factory
@@ -102,11 +103,9 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     order = _order(task, options.seed) if random else None
     store = None if options.store is None else _store(task, subspace, places, quantities, options)
     engine, name = _engine(task, subspace, order, store, options)
-    factory: Factory = functools.partial(
-        build_engine, task, subspace, order=order, engine=name, batch_size=options.batch_size
-    )
+    factory: Factory = functools.partial(_build, task, subspace, order, name, options.batch_size)
     if options.here:
-        factory = functools.partial(_the, engine)
+        factory = functools.partial(_the, [engine], factory)
     del engine  # workers build their own; a second model here would only take memory
     rule = tile_rule(task, name)
     with open_pool(factory, executor=options.executor, workers=options.workers, dask=options.dask) as pool:
@@ -130,8 +129,22 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     return Measured(done, quantities, attrs, store)
 
 
-def _the(engine: AbstractEngine) -> AbstractEngine:
-    return engine
+def _the(engine: list[AbstractEngine], factory: Factory, front: Tensor | None = None) -> AbstractEngine:
+    """Hand over the engine that was built here already; build another one where samples are to come first."""
+    if engine and front is None:
+        return engine.pop()
+    engine.clear()
+    return factory(front)
+
+
+def _build(
+    task: Task, subspace: AnySpace, order: Tensor | None, name: str, batch_size: int | None, front: Tensor | None = None
+) -> AbstractEngine:
+    """Build an engine; a worker's recipe. Samples that come first are counted in the order without."""
+    if front is not None:
+        first = bring_forward(front, task.n)
+        order = first if order is None else order[first]
+    return build_engine(task, subspace, order=order, engine=name, batch_size=batch_size)
 
 
 def _engine(

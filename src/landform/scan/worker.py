@@ -14,8 +14,9 @@ import torch
 from landform.errors import ExecutorError
 from landform.scan.engine.base import AbstractEngine
 
-Factory = Callable[[], AbstractEngine]
-"""Builds an engine; called once in every process or thread that computes."""
+Factory = Callable[..., AbstractEngine]
+"""Builds an engine; called once in every process or thread that computes, and again with positions of samples if a
+scan wants these before all others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,7 @@ class Item:
         start: First sample, in the engine's order.
         stop: One past the last.
         per_sample: Whether terms are wanted, or sums.
+        front: Samples that come before all others, as in `landform.scan.sampler.base.Request`.
     """
 
     number: int
@@ -68,6 +70,7 @@ class Item:
     start: int
     stop: int
     per_sample: bool
+    front: "np.ndarray[Any, np.dtype[np.int64]] | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +111,9 @@ class _Engines(threading.local):
 
     def __init__(self) -> None:
         self.key = ""
+        self.factory: Factory | None = None
         self.engine: AbstractEngine | None = None
+        self.front = b""
 
 
 _engines = _Engines()
@@ -125,7 +130,7 @@ def forget(key: str) -> None:
     """Let go of a payload and of this thread's engine made from it."""
     _payloads.pop(key, None)
     if _engines.key == key:
-        _engines.key, _engines.engine = "", None
+        _engines.key, _engines.factory, _engines.engine = "", None, None
 
 
 def compute(key: str, data: bytes | None, item: Item) -> Answer | None:
@@ -140,15 +145,26 @@ def compute(key: str, data: bytes | None, item: Item) -> Answer | None:
         The answer; None if this thread has no such engine and no payload to build it from, so that the caller sends
         the item again with it.
     """
-    if _engines.key != key or _engines.engine is None:
+    front = front_of(item)
+    if _engines.key != key or _engines.factory is None:
         recipe = data if data is not None else _payloads.get(key)
         if recipe is None:
             return None
+        _engines.key, _engines.factory, _engines.engine = key, _load(recipe), None
+    if _engines.engine is None or _engines.front != front:
         _engines.engine = None  # the old one's memory, before the new one takes its own
-        _engines.key, _engines.engine = key, _load(recipe)()
-    engine = _engines.engine
-    assert engine is not None
-    return answer(engine, item)
+        _engines.engine, _engines.front = build(_engines.factory, item), front
+    return answer(_engines.engine, item)
+
+
+def front_of(item: Item) -> bytes:
+    """Return what tells the orders of samples apart that items are about."""
+    return b"" if item.front is None else item.front.tobytes()
+
+
+def build(factory: Factory, item: Item) -> AbstractEngine:
+    """Build the engine for an item."""
+    return factory() if item.front is None else factory(torch.from_numpy(item.front.copy()))
 
 
 def _load(recipe: bytes) -> Factory:

@@ -10,6 +10,20 @@ from torch import Tensor
 from landform.scan.engine.base import Sums, Terms
 
 
+def bring_forward(front: Int64[Tensor, " some"] | None, n: int) -> Int64[Tensor, " n"]:
+    """Return the numbers below n with some of them first, and the others in their order.
+
+    Example:
+        >>> bring_forward(torch.tensor([3, 1]), 5).tolist()
+        [3, 1, 0, 2, 4]
+    """
+    if front is None:
+        return torch.arange(n)
+    others = torch.ones(n, dtype=torch.bool)
+    others[front] = False
+    return torch.cat([front, others.nonzero()[:, 0]])
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """A round of work: the same range of samples at many points.
@@ -21,12 +35,24 @@ class Request:
         start: First sample, in the engine's order.
         stop: One past the last.
         per_sample: Whether `Terms` are wanted, or `Sums` will do.
+        front: Samples, by their positions in the engine's order as it was built, that come before all others now; the
+            others keep their order. None: that order as it is. It changes at most once in a scan.
     """
 
     h: Float64[Tensor, "points z"]
     start: int
     stop: int
     per_sample: bool
+    front: Int64[Tensor, " some"] | None = None
+
+    def samples(self, n: int) -> Int64[Tensor, " samples"]:
+        """Return the samples asked for, of n in all, by their positions in the engine's order as it was built.
+
+        Example:
+            >>> Request(torch.zeros(1, 2), 1, 4, per_sample=False, front=torch.tensor([5, 2])).samples(6).tolist()
+            [2, 0, 1]
+        """
+        return bring_forward(self.front, n)[self.start : self.stop]
 
     @property
     def evaluations(self) -> int:

@@ -46,7 +46,6 @@ class Planner:
     Args:
         tree: The hierarchy.
         books: What is known.
-        rungs: Prefix sizes.
         steering: How many quantities, from the first, are losses.
         target: ``"data"`` or ``"population"``.
         confidence: Simultaneous confidence of the intervals.
@@ -61,14 +60,13 @@ class Planner:
         self,
         tree: Hierarchy,
         books: Ledger,
-        rungs: tuple[int, ...],
         *,
         steering: int,
         target: str,
         confidence: float,
         minimum: int,
     ) -> None:
-        self._tree, self._books, self._rungs, self._top = tree, books, rungs, len(rungs) - 1
+        self._tree, self._books = tree, books
         self._steering, self._target, self._confidence, self._minimum = steering, target, confidence, minimum
         self._planned_critical = planned_critical(confidence)
         self._spent: dict[tuple[int, int], Tensor] = {}
@@ -113,8 +111,8 @@ class Planner:
             decay = min(max(forecast(costs, 1)[1] / max(costs[-1], 1e-300) / growth, 0.03), 0.5)
             expected = self._books.above(level, q, nodes) * decay
             budget, _ = self._budget(level, q, nodes, float(expected.sum()))
-            goal = torch.maximum(goal, rungs_for(expected, budget, self._rungs) - 1)
-        return torch.minimum(goal.clamp(0, max(self._top - 1, 0)), self._books.limit(nodes).clamp_min(0))
+            goal = torch.maximum(goal, rungs_for(expected, budget, self._books.rungs) - 1)
+        return torch.minimum(goal.clamp(0, max(self._books.top - 1, 0)), self._books.limit(nodes).clamp_min(0))
 
     def goals(self, level: int, work: Work, least: Float64[Tensor, "nodes count"]) -> Int64[Tensor, " nodes"]:
         """Decide, once, how many samples each node gets."""
@@ -124,10 +122,10 @@ class Planner:
             own = self._books.variance[work.nodes, q].nan_to_num(nan=0.0)
             variance = torch.maximum(least[:, q], own)
             budget, most = self._budget(level, q, work.nodes, float(variance.sum()))
-            wanted = rungs_for(variance, budget, self._rungs)
-            enough = rungs_for(variance, most, self._rungs) <= limit
+            wanted = rungs_for(variance, budget, self._books.rungs)
+            enough = rungs_for(variance, most, self._books.rungs) <= limit
             goal = torch.maximum(goal, torch.where((wanted > limit) & enough, limit, wanted))
-        return torch.where(goal > limit, self._top, goal)
+        return torch.where(goal > limit, self._books.top, goal)
 
     def _budget(
         self, level: int, q: int, nodes: Int64[Tensor, " some"], cost: float
@@ -144,7 +142,7 @@ class Planner:
         finer, growth = tree.depth - level, 2 ** len(tree.shape)
         costs = forecast([*self._costs[q], cost], finer)
         counts = [len(nodes) * growth**j for j in range(finer + 1)]
-        return left * share(costs, counts, self._rungs[0], float(left.mean())), most
+        return left * share(costs, counts, self._books.rungs[0], float(left.mean())), most
 
     def _inherited(self, level: int, q: int, nodes: Int64[Tensor, " some"]) -> Float64[Tensor, " some"]:
         """Return the variances that the nodes of a level inherit; worked out once for its pilot and its goals."""
@@ -169,12 +167,12 @@ class Planner:
         Rare samples that a pilot did not see make some; and the critical value is known only at the end. Towards the
         population, a node on all samples has an error, so nodes that are no worse than such ones are left.
         """
-        some = (self._books.samples > 0) & (self._books.samples < self._rungs[-1])
+        some = (self._books.samples > 0) & (self._books.samples < self._books.n)
         wide = torch.zeros_like(some)
         for q in range(self._steering):
             errors = self._books.errors[q]
             most = self._books.absolute(q) / max(errors.critical(self._confidence), 1e-300)
-            whole = errors.stderr[self._books.samples == self._rungs[-1]].nan_to_num(nan=0.0)
+            whole = errors.stderr[self._books.samples == self._books.n].nan_to_num(nan=0.0)
             if self._target == "population" and len(whole):
                 most = max(most, 1.2 * float(whole.max()))
             wide |= errors.stderr > most  # False where there is no error to speak of
@@ -182,17 +180,17 @@ class Planner:
 
     def foresee(self, level: int, work: Work) -> int:
         """Forecast the sample evaluations that are still to come."""
-        sizes = torch.tensor(self._rungs)
+        sizes = torch.tensor(self._books.rungs)
         done = torch.where(work.rung >= 0, sizes[work.rung.clamp_min(0)], 0)
         total, samples = float((sizes[work.goal] - done).sum()), float(sizes[work.goal].double().mean())
         predicted = self.predicted[0]
         assert predicted is not None
         size = float(predicted.remainder.nan_to_num(nan=0.0).max())
         for k in range(level + 1, self._tree.depth + 1):
-            size, samples = size * predicted.decay, max(samples * 0.3, self._rungs[0])
+            size, samples = size * predicted.decay, max(samples * 0.3, self._books.rungs[0])
             if k > self._minimum and size <= (1 - SAMPLING) * self._books.absolute(0):
                 break
-            total += int((self._tree.level == k).sum()) * samples
+            total += int((self._tree.level == k).sum()) * (samples + self._books.apart)
         return math.ceil(total)
 
 

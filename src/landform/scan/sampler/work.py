@@ -13,11 +13,13 @@ class Work:
         goal: The rung that each shall reach.
         quantities: Number of quantities.
         steering: How many of them, from the first, decide whether going on makes sense.
-        rungs: Prefix sizes.
+        rungs: Prefix sizes, of the samples that are not apart.
+        apart: Samples that every node is evaluated on, which come first.
 
     Attributes:
         rung: The rung that each node has reached, −1 before the first.
-        total: Sums of the numbers in float64, ``[nodes, quantities]``.
+        fixed: Part of the mean over all samples that those apart make up, in float64, ``[nodes, quantities]``.
+        total: Sums of the other numbers, times their part of all samples, in float64, ``[nodes, quantities]``.
         bad: Where a number that is not finite was seen, ``[nodes, quantities]``.
     """
 
@@ -28,10 +30,13 @@ class Work:
         quantities: int,
         steering: int,
         rungs: tuple[int, ...],
+        apart: int = 0,
     ) -> None:
         self.nodes, self.goal, self.rungs = nodes, goal.clone(), rungs
         self.rung = torch.full((len(nodes),), -1)
         self.total = torch.zeros(len(nodes), quantities, dtype=torch.float64)
+        self.fixed = torch.zeros_like(self.total)
+        self._apart, self._n = apart, apart + rungs[-1]
         self.bad = torch.zeros(len(nodes), quantities, dtype=torch.bool)
         self._steering = steering
         self._rows = torch.full((len(rungs), len(nodes)), -1)
@@ -52,8 +57,17 @@ class Work:
         return [(pair // size - 1, pair % size, (code == pair).nonzero()[:, 0]) for pair in found]
 
     def add(self, places: Int64[Tensor, " some"], rung: int, numbers: Float64[Tensor, "some quantities n"]) -> None:
-        """Take the numbers of nodes up to ``rung``. A node with one that is not finite goes on to all samples."""
+        """Take the numbers of nodes up to ``rung``. A node with one that is not finite goes on to all samples.
+
+        The first time they begin with those of the samples apart. The others are kept times their part of all samples,
+        so that ``fixed`` and their mean add up to the mean over all.
+        """
         start = self.rungs[int(self.rung[places[0]])] if int(self.rung[places[0]]) >= 0 else 0
+        if self._apart:
+            if not start:
+                self.fixed[places] = numbers[..., : self._apart].sum(-1) / self._n
+                numbers = numbers[..., self._apart :]
+            numbers = numbers * (self.rungs[-1] / self._n)
         first, offset = int(self.rung[places[0]]) + 1, start
         for k in range(first, rung + 1):
             part = numbers[..., start - offset : self.rungs[k] - offset]
@@ -64,7 +78,7 @@ class Work:
         total = numbers.sum(-1)
         self.rung[places] = rung
         self.total[places] += total
-        self.bad[places] |= ~torch.isfinite(total)
+        self.bad[places] |= ~torch.isfinite(total + self.fixed[places])
         self.goal[self.bad.any(1)] = len(self.rungs) - 1
 
     def numbers(self, places: Int64[Tensor, " some"], rung: int) -> Float32[Tensor, "some quantities n"]:
