@@ -298,6 +298,36 @@ def test_a_gate_that_is_no_constant_is_not_proved():
     assert "the gate" in lf.certify(made).failures[0]
 
 
+def saturating(act, norm=nn.BatchNorm2d):
+    """Convolutions of which the first and some others have an activation that saturates."""
+    layers, channels = [], 3
+    for number in range(6):
+        layers += [nn.Conv2d(channels, 32, 3, padding=1), norm(32), (act, nn.ReLU, nn.ReLU)[number % 3]()]
+        channels = 32
+    tail = [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 16, 32), nn.ReLU(), nn.Linear(32, 10)]
+    return networks.with_statistics(nn.Sequential(*layers, *tail))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("act", [nn.Tanh, nn.Softsign])
+def test_units_that_saturate_carry_what_others_compute(act, dtype):
+    made = checked(saturating(act), (3, 8, 8), dtype=dtype)
+    if dtype == torch.float64:
+        assert made.certificate.relative_bound < 2e-4
+
+
+def test_tanh_behind_norms_over_groups_and_none():
+    checked(saturating(nn.Tanh, lambda width: nn.GroupNorm(4, width)), (3, 8, 8), relative=0.2)
+    checked(saturating(nn.Tanh, lambda width: nn.Identity()), (3, 8, 8))
+
+
+def test_a_unit_that_saturates_is_not_proved_where_it_bends():
+    made = checked(saturating(nn.Tanh), (3, 8, 8), points=1)
+    key = "9.weight"  # the convolution before the second Tanh
+    made.subspace.origin[key] *= 2.0**20
+    assert "where its activation stops growing" in lf.certify(made).failures[0]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -310,7 +340,14 @@ def test_a_gate_that_is_no_constant_is_not_proved():
         (lambda: _with(lambda x: functional.pad(x, (1, 1), value=1.0)), r"pads with other numbers than zero"),
         (lambda: _with(lambda x: x[:, :4]), r"takes .* of a tensor"),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(2)), r"'1' has 2 slopes for 8 channels"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh()), r"'1' is a Tanh.*saturates on both sides"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh()),
+            r"'1' saturates on both sides.*some layers must compute",
+        ),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.GELU()),
+            r"'2' is a hinge only for large .*'1' the id",
+        ),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ELU(-1.0)), r"'1' has alpha = -1\.0"),
         (
             lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Sigmoid(), nn.Conv2d(8, 8, 1)),

@@ -73,6 +73,7 @@ STYLES = {
     "capped": [nn.ReLU, nn.ReLU6],
     "slopes": [nn.ReLU, prelu],
     "leaky": [lambda: nn.LeakyReLU(0.1)],
+    "saturating": [nn.ReLU, nn.ReLU, nn.Tanh],
     "smooth": [nn.GELU, nn.SiLU, nn.Hardswish, nn.ELU, nn.Mish, nn.ReLU],
 }
 

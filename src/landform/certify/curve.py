@@ -64,7 +64,8 @@ def push(curve: Curve, step: Step, roundoff: float) -> Curve:
         crossing = curve.tau[cell] + share * (curve.tau[cell + 1] - curve.tau[cell])
         curve = curve.refined(crossing)
     pre, bound = affine(curve, step, roundoff)
-    if step.cap < math.inf and not (pre + bound).max(initial=0.0) <= step.cap:
+    top = np.abs(pre) if step.slope == 1.0 else pre
+    if step.cap < math.inf and not (top + bound).max(initial=0.0) <= step.cap:
         raise ProofError(f"some unit behind the register exceeds {step.cap:g}, where its activation stops growing")
     return Curve(curve.tau, *_bent(step, roundoff, *_activate(pre, bound, step.slope, roundoff)))
 

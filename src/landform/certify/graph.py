@@ -7,7 +7,7 @@ Nothing is taken on trust: weights are read as stored, kernels must be zero besi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -238,6 +238,9 @@ class _Reader:
                 raise ProofError(f"'{op.name}' emits constants before the coordinates enter")
             else:
                 part = self._part(number, channels, where, width)
+            if act.kind == "act" and act.slope == 1.0:  # the identity but for roundings, where the proof finds it small
+                none = np.zeros(len(part.bias)) if part.offset is None else part.offset
+                part = replace(part, roundings=part.roundings + act.far, offset=none + act.far * np.abs(part.bias))
             stay = [n for n in where if ends[n] > position and len(where[n])]
             kept = np.concatenate([where[n] for n in stay]) if stay else np.zeros(0, dtype=int)
             slope = self._slope(act, channels)

@@ -53,6 +53,8 @@ def injected(step: Step, left: np.ndarray, right: np.ndarray) -> Step:
     if step.smooth and left.max(initial=1.0) > NEAR / 64:
         raise ProofError(f"more than {int(NEAR / 64)} cells an axis and smooth activations: too large to follow")
     top = step.weight.maximum(0).sum(axis=1).A1 + step.bias
+    if step.slope == 1.0:  # the identity has two ends
+        top = np.maximum(top, -(step.weight.minimum(0).sum(axis=1).A1 + step.bias))
     if not top.max(initial=0.0) * (1 + 1e-5) <= step.cap:
         raise ProofError(f"some unit of the first layer exceeds {step.cap:g}, where its activation stops growing")
     far = step.smooth * float(left.max(initial=1.0))
@@ -99,7 +101,8 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
         pre, bound = affine(field, step, rows, roundoff)
         lifted = _lifted(field, step, rows) if step.slope == 0.0 else None
         radius = field.sign_radius(step.weight[rows])
-        if step.cap < np.inf and not (pre + bound + radius).max(initial=0.0) <= step.cap:
+        top = np.abs(pre) if step.slope == 1.0 else pre  # the identity has two ends
+        if step.cap < np.inf and not (top + bound + radius).max(initial=0.0) <= step.cap:
             raise ProofError(f"some unit exceeds {step.cap:g}, where its activation stops growing")
         near = (abs(step.weight[rows]) @ field.local).toarray() if field.local.nnz else np.zeros_like(pre)
         value[start : start + size], error[start : start + size], near = _activate(

@@ -8,6 +8,10 @@ SiLU, 0.3089 for Mish, 0.375 for Hardswish, log 2/β for softplus, α for ELU an
 large, G a power of two (2^30 in float32), and read G times too small, so that the whole network is one of ReLUs but for
 κ/G a unit; h enters as G·h.
 
+Tanh and Softsign saturate on both sides, and no sum of them is a hinge. Near 0 they are the identity, but for x³/3 and
+x²: registers are scaled by powers of two to stay below 2^-27 and 2^-54, where that is less than a rounding in float64.
+So they carry, and other layers compute.
+
 Carries: any register ≥ 0 (below the cap), unchanged. Computes: one hinge a channel, or half a one. Holds: nothing.
 """
 
@@ -21,11 +25,16 @@ from torch.nn import functional
 from landform.errors import ArchitectureError
 from landform.imprint.lower.graph import Call, Op
 
-COVERS = "ReLU, LeakyReLU, PReLU, ReLU6, GELU, SiLU, Mish, Hardswish, ELU, CELU, Softplus"
+COVERS = "ReLU, LeakyReLU, PReLU, ReLU6, GELU, SiLU, Mish, Hardswish, ELU, CELU, Softplus; to carry, Tanh, Softsign"
 GELU, SILU, MISH, HARDSWISH = 0.1701, 0.2785, 0.3089, 0.375
 """Largest distances from ReLU, rounded up: at t = ∓0.7518, ∓1.2785, −1.1924 and ±1.5."""
+STRAIGHT = {"tanh": 2.0**-26, "softsign": 2.0**-53}
+"""Up to where tanh and softsign are the identity, to within half a rounding in float64."""
+TANH_ROUNDINGS = 8.0
+"""Roundings of the functions themselves there, generously."""
 SIXTHS = 4.0
 """Roundings of t·6/6, which is what Hardswish makes of a large number."""
+_TANH: tuple[Any, ...] = (torch.tanh, torch.tanh_, functional.tanh, "tanh", "tanh_")
 _RELU: tuple[Any, ...] = (torch.relu, torch.relu_, functional.relu, "relu", "relu_")
 
 
@@ -53,7 +62,19 @@ def read(call: Call) -> Op | None:
         return act(_slope(module.negative_slope, call.name))
     if call.target is functional.leaky_relu:
         return act(_slope(float(call.argument(1, "negative_slope", 0.01)), call.name))
-    return _smooth(call, channels)
+    return _saturating(call, channels) or _smooth(call, channels)
+
+
+def _saturating(call: Call, channels: int) -> Op | None:
+    """Return an activation that is the identity near 0 and nothing else of use."""
+    module, target = call.module, call.target
+    if isinstance(module, nn.Tanh) or (module is None and target in _TANH):
+        name = "tanh"
+    elif isinstance(module, nn.Softsign) or target is functional.softsign:
+        name = "softsign"
+    else:
+        return None
+    return Op("act", call.name, call.inputs[:1], channels, slope=1.0, cap=STRAIGHT[name], far=TANH_ROUNDINGS)
 
 
 def _smooth(call: Call, channels: int) -> Op | None:

@@ -4,15 +4,11 @@ from landform.imprint.lower import activation, affine, batchnorm, groupnorm, mer
 from landform.imprint.lower.graph import Call, Op
 
 FAMILIES = (affine, batchnorm, groupnorm, activation, pooling, merge, passing)
-_SATURATES = "it saturates on both sides, so that no sum of its units is a hinge; use ReLU, GELU or SiLU instead"
 _OWN_MEAN = (
     "it takes from every channel its own mean, and what an imprint carries is just that; use BatchNorm, GroupNorm, or"
     " track_running_stats=True"
 )
 INSTEAD = {
-    "Tanh": _SATURATES,
-    "tanh": _SATURATES,
-    "Softsign": _SATURATES,
     "InstanceNorm1d": _OWN_MEAN,
     "InstanceNorm2d": _OWN_MEAN,
     "InstanceNorm3d": _OWN_MEAN,

@@ -52,11 +52,21 @@ class _Parser:
                 "the network's input reaches a branch, norm or activation before any Linear or convolution; put one"
                 " before it"
             )
+        self._require_bends()
         heads = tuple(Head(h.key, h.linear, h.outputs, self.ops[end].channels) for h in self.graph.heads)
         self._require_silence(pieces)
         slopes = [op.name for op in self.ops if op.owns]
         maps = {op.name: op for op in self.ops if op.kind == "map"}
         return Stages(tuple(pieces), heads, (*self.silent, *slopes), maps, self._is_smooth())
+
+    def _require_bends(self) -> None:
+        """Refuse networks whose only activations saturate."""
+        acts = [op for op in self.ops if op.kind == "act"]
+        if acts and all(op.slope == 1.0 for op in acts):
+            raise ArchitectureError(
+                f"'{acts[0].name}' saturates on both sides, so that no sum of its units is a hinge; it can carry, but"
+                " some layers must compute: use ReLU, GELU or SiLU in these"
+            )
 
     def _require_silence(self, pieces: Sequence[Piece]) -> None:
         """Refuse activations that emit constants from channels that are left alone, where these are added to."""
@@ -71,6 +81,12 @@ class _Parser:
     def _is_smooth(self) -> bool:
         """Say whether units must be large; refuse activations that stop growing beside those that need that."""
         smooth = next((op for op in self.ops if op.smooth), None)
+        straight = next((op for op in self.ops if op.kind == "act" and op.slope == 1.0), None)
+        if smooth is not None and straight is not None:
+            raise ArchitectureError(
+                f"'{smooth.name}' is a hinge only for large numbers, and '{straight.name}' the identity only for small"
+                " ones; use ReLU in the place of one of them"
+            )
         capped = next((op for op in self.ops if op.kind == "act" and op.cap < float("inf")), None)
         if smooth is not None and capped is not None:
             raise ArchitectureError(

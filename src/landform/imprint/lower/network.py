@@ -92,10 +92,11 @@ class Network:
         """
         for op in self.graph.ops if self.graph is not None else ():
             transposed = any(len(taps) > 1 for taps in op.taps)
-            if op.smooth or transposed or op.kind in ("gate", "shift"):
+            carries = op.kind == "act" and op.slope == 1.0
+            if op.smooth or carries or transposed or op.kind in ("gate", "shift"):
                 raise ArchitectureError(
-                    "Theorem 2 is built for ReLU and its kin, with neither gates, transposed convolutions nor padded"
-                    f" channels; '{op.name}' is one of these: use method='constant' for this network"
+                    "Theorem 2 is built for ReLU and its kin, with neither gates, tanh, transposed convolutions nor"
+                    f" padded channels; '{op.name}' is one of these: use method='constant' for this network"
                 )
 
     def checker(self, model: nn.Module) -> Callable[[Program], None] | None:

@@ -96,8 +96,7 @@ class Pen:
         if stage.shared:
             scale = np.full(stage.width, groupnorm.scale_for(self.modules[stage.norms[0]], self.gain))
         elif stage.norms and self.gain == 1.0:  # where units are large, the norm's mean is small beside them
-            norm = self.modules[stage.norms[0]]
-            scale = np.full(stage.width, batchnorm.scale_for(norm))
+            scale = np.full(stage.width, self.scale_for(stage))
         elif not stage.norms and offset.any() and not self.has_bias(stage.map):
             raise CapacityError(
                 f"'{stage.map}' has neither bias nor norm, and a constant is needed there; use bias=True"
@@ -118,6 +117,10 @@ class Pen:
             offset = np.zeros(stage.width)
         for position, norm in enumerate(stage.norms):
             self.set_norm(norm, used, offset if not position else np.zeros(stage.width), 1.0 if position else scale)
+
+    def scale_for(self, stage: Plain) -> float:
+        """Return by what a map multiplies so that the mean of the norm behind it is small beside its numbers."""
+        return batchnorm.scale_for(self.modules[stage.norms[0]]) / min(1.0, stage.cap) if stage.norms else 1.0
 
     def write_wide(self, stage: Plain, rows: sp.csr_matrix, at: np.ndarray) -> None:
         """Write rows over the first channels that a map reads into channels ``at``, without constants."""
@@ -155,7 +158,7 @@ class Pen:
 
     def one(self, stage: Plain, channel: int) -> int | None:
         """Make a channel one, times the gain, by constants of a stage's norms; return it, None where it cannot be."""
-        if not self.ones or not stage.norms or stage.times != 1.0 or channel >= stage.width:
+        if not self.ones or not stage.norms or stage.times != 1.0 or channel >= stage.width or stage.cap < self.gain:
             return None
         if not self.dry:
             for norm in stage.norms:

@@ -180,6 +180,8 @@ def _is_perceptron(model: nn.Module) -> bool:
     leaves = [m for m in model.modules() if not any(True for _ in m.children()) and any(True for _ in m.parameters())]
     if not all(isinstance(m, (nn.Linear, nn.LayerNorm, nn.BatchNorm1d, nn.PReLU)) for m in leaves):
         return False
+    if any(isinstance(m, nn.Unflatten) or (isinstance(m, nn.Flatten) and m.start_dim != 1) for m in model.modules()):
+        return False  # tokens
     try:
         stages(read_graph(model))
     except ArchitectureError:

@@ -84,21 +84,22 @@ class Writer:
         factor = self.pen.factor(top, stage.cap)
         scaled = sp.diags(factor) @ expand
         name = injection(self.stages, self.model)
+        inside = name == f"{stage.map}.bias"  # then the norms are identities; else the first one is the constant
+        scale = self.pen.scale_for(stage) if inside and stage.cap < 1.0 else 1.0  # far below the norm's mean
         if not self.pen.dry:
             size = dict(self.model.named_parameters())[name].shape[0]
             constant = np.zeros(size)
-            constant[:count] = scaled @ layer.bias
+            constant[:count] = scale * (scaled @ layer.bias)
             dense = np.zeros((size, self.program.z))
-            dense[:count] = (scaled @ layer.weight).toarray()
+            dense[:count] = scale * (scaled @ layer.weight).toarray()
             self.directions = tuple(
                 {name: torch.from_numpy(dense[:, i].copy()).to(self.pen.dtype)} for i in range(self.program.z)
             )
             self.pen.silence(stage.map)
             used, shift = np.arange(stage.width) < count, np.zeros(stage.width)
-            inside = name == f"{stage.map}.bias"  # then the norms are identities; else the first one is the constant
             for position, norm in enumerate(stage.norms):
                 if inside or position:
-                    self.pen.set_norm(norm, used, shift)
+                    self.pen.set_norm(norm, used, shift, 1.0 if position else scale)
                 else:
                     self.pen.silence(norm)
             self.pen.parameters[name] = torch.from_numpy(constant).to(self.pen.dtype)
