@@ -13,7 +13,9 @@ a repeat takes a second. Reported for each nominal confidence:
 - cost: sample evaluations of the full grid over those used.
 
 The allowances for heavy tails (``HEAVY``, ``NARROWEST``, … in the sampler) were chosen while looking at the first two
-networks, on digits. The others have other data, layers, losses, planes and norms, and were not looked at before.
+networks, on digits. That heavy samples are set apart, and how variances fall from level to level, was decided after
+scans of breast cancer had held too seldom. The others have other data, layers, losses, planes and norms, and chose
+nothing. ``visits`` needs statsmodels.
 """
 
 import argparse
@@ -39,8 +41,9 @@ TOLERANCE = 0.005
 CONFIDENCES = (0.9, 0.95, 0.99)
 
 
-CHOSEN_ON = ("mlp", "cnn")
-"""Networks (on digits) that were looked at when the allowances for heavy tails were chosen; the others were not."""
+CHOSEN_ON = ("mlp", "cnn", "cancer")
+"""Networks that were looked at when something was chosen: allowances for heavy tails, and what to do about few heavy
+samples. The others were not."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ CASES = {
     "fashion": Case("fashion-mnist", 400, 11, "layer", train="train", measure="test"),
     "cancer": Case("breast_cancer", 300, 12, "layer"),
     "diabetes": Case("diabetes", 400, 13, "model", loss="mse"),
+    "visits": Case("statsmodels:randhie", 400, 14, "filter", loss="mse"),
+    "wine": Case("wine", 200, 15, "filter"),
 }
 
 
@@ -76,6 +81,10 @@ def network(name: str) -> nn.Module:
         return nn.Sequential(nn.Linear(30, 24), nn.GELU(), nn.Linear(24, 2))
     if name == "diabetes":
         return nn.Sequential(nn.Linear(10, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 1))
+    if name == "visits":
+        return nn.Sequential(nn.Linear(9, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+    if name == "wine":
+        return nn.Sequential(nn.Linear(13, 24), nn.ELU(), nn.Linear(24, 3))
     if name == "mlp":
         return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
     return nn.Sequential(
@@ -90,10 +99,27 @@ def network(name: str) -> nn.Module:
     )
 
 
+def loaded(name: str, split: str) -> lf.Data:
+    """Load a data set of landform, or ``statsmodels:NAME`` of that package, of which the first column is predicted.
+
+    Columns are standardised, and at most 2,000 rows are taken (seed 0). The doctor visits of ``randhie`` (of 20,190
+    people) have a kurtosis of 55: a few go very often.
+    """
+    if not name.startswith("statsmodels:"):
+        return lf.load_data(name, split=split)
+    import importlib
+
+    frame = importlib.import_module(f"statsmodels.datasets.{name.partition(':')[2]}").load_pandas().data
+    values = torch.from_numpy(frame.to_numpy(dtype="float64"))
+    pick = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[:2000]
+    values = ((values - values.mean(0)) / values.std(0)).float()[pick]
+    return lf.Data(values[:, 1:], values[:, :1], name=name)
+
+
 def trained(name: str) -> lf.Task:
     """Train a network."""
     case = CASES[name]
-    data = lf.load_data(case.data, split=case.train)
+    data = loaded(case.data, case.train)
     model = network(name)
     loss = getattr(nn.functional, {"mse": "mse_loss"}.get(case.loss, case.loss))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
@@ -102,7 +128,7 @@ def trained(name: str) -> lf.Task:
         optimizer.zero_grad()
         loss(model(data.inputs[pick]), data.targets[pick]).backward()
         optimizer.step()
-    measured = data if case.measure == case.train else lf.load_data(case.data, split=case.measure)
+    measured = data if case.measure == case.train else loaded(case.data, case.measure)
     return lf.Task(model, loss=case.loss, data=measured)
 
 
@@ -187,7 +213,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     groups = [[row for row in rows if (row["network"] in CHOSEN_ON) == chosen] for chosen in (False, True)]
-    words = ("never looked at before", "where the allowances were chosen")
+    words = ("nothing was chosen by these", "something was chosen by these")
     shown = [(group, word) for group, word in zip(groups, words, strict=True) if group]
     plot, panels = plt.subplots(len(shown), 2, figsize=(10, 4.2 * len(shown)), layout="constrained", squeeze=False)
     for (group, word), (left, right) in zip(shown, panels, strict=True):
@@ -278,7 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     notes = [
         f"nodes: along each of two axes; tolerance {TOLERANCE:.1%} of the range.",
-        "chosen on it: whether the allowances for heavy tails were chosen while looking at this network and data.",
+        "chosen on it: whether anything (allowances for heavy tails, the rule for heavy samples) was chosen by it.",
         "p: one-sided binomial test of coverage at least nominal.",
         machine_line(facts),
     ]
