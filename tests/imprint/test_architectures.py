@@ -139,7 +139,7 @@ def small():
         (lambda n: n.to("meta"), ArchitectureError, r"is on the meta device"),
         (lambda n: n.train(), ArchitectureError, r"module '1' is in train mode"),
         (lambda n: n.requires_grad_(False), ArchitectureError, r"'0\.weight' is frozen"),
-        (lambda n: nn.Sequential(n[0], n[1], nn.Tanh(), *n[3:]), ArchitectureError, r"'2' is a Tanh"),
+        (lambda n: nn.Sequential(n[0], n[1], nn.Hardshrink(), *n[3:]), ArchitectureError, r"'2' is a Hardshrink"),
         (
             lambda n: nn.Sequential(*n[:4], nn.utils.parametrizations.weight_norm(n[4]), *n[5:]),
             ArchitectureError,
