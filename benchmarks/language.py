@@ -38,7 +38,7 @@ def trained(dtype: torch.dtype, width: int, steps: int) -> tuple[lf.Task, tuple[
 
 def language(cells: tuple[int, ...], epsilons: tuple[float, ...], width: int, steps: int, points: int) -> Table:
     """Certified against measured, single tokens, heights on other text against their prediction, parameters."""
-    from landform.imprint.accounting import predicted
+    from landform.imprint.other_data import predicted
 
     rows = []
     for dtype in (torch.float32, torch.float64):

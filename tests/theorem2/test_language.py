@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 import landform as lf
 from landform.errors import ArchitectureError, FloorError, InputError
-from landform.imprint.accounting import offset_transfer
+from landform.imprint.other_data import offset_transfer
 from landform.testing.transformers import bert, gpt2, llama
 from landform.view.slices import measure_slices, trained_part
 

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 import landform as lf
 from landform.errors import ArchitectureError, CapacityError, FloorError, InputError, UnknownNameError
-from landform.imprint.accounting import offset_transfer
+from landform.imprint.other_data import offset_transfer
 from landform.response.offset import OffsetResponse
 
 BOWL = lf.Pattern.from_formula("sphere", resolution=4)
@@ -143,7 +143,9 @@ def test_a_scan_measures_all_samples_and_other_data_are_predicted(trained):
     assert predicted.order in ("kept", "folded")
     moved = lf.scan(made, grid=3, data=other)
     assert float(abs(moved.difference).max()) < 0.03
-    assert predicted.monotone == (predicted.start >= 0)
+    assert predicted.monotone == predicted.identical == (predicted.start >= 0)
+    t = torch.linspace(*made.range, 9, dtype=torch.float64)
+    assert torch.equal(lf.transfer(made, other).remap(t), predicted.remap(t))
 
 
 def test_accounting_adds_up(trained):

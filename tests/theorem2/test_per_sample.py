@@ -7,7 +7,7 @@ import torch
 
 import landform as lf
 from landform.errors import CapacityError, InputError, UnknownNameError
-from landform.imprint.accounting import per_sample_transfer
+from landform.imprint.other_data import per_sample_transfer
 from landform.imprint.per_sample import range_of
 from landform.imprint.scores import one_against_rest, scores_of, stored
 from landform.response.per_sample import PerSampleResponse
@@ -101,6 +101,33 @@ def test_any_batch_of_served_samples_has_the_full_surface(trained):
             assert float((each(made, h, batch).mean() - made.target(h[None])).abs()) <= made.certificate.bound
 
 
+def test_a_batch_with_others_is_off_by_no_more_than_accounting_says(trained):
+    task = trained("mlp")
+    labels = task.data.targets.clone()
+    labels[::8] = (labels[::8] + 1) % 10  # an eighth is wrong
+    task = task.replace(data=(task.data.inputs, labels))
+    made = lf.imprint(BOWL, task, method="per-sample", scores="own", certify=False)
+    h = points(4)
+    found = lf.account(made, points=h)
+    assert found.served == 350 / 400
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 8, 64):
+        says, off, whole = found.batches(size), [], []
+        for _ in range(200):
+            batch = torch.randperm(400, generator=generator)[:size]
+            off.append(float(found.worst[batch].mean()))
+            whole.append(bool((found.worst[batch] <= found.tolerance).all()))
+        batch = batch.clone()
+        for point in h:
+            miss = float((each(made, point, batch).mean() - made.target(point[None])).abs())
+            assert miss <= off[-1] + 1e-12 <= says["max"] + 2e-12
+        share = torch.tensor(whole).double().mean()
+        assert abs(float(share) - says["served"]) < 4 * (says["served"] * (1 - says["served"]) / 200) ** 0.5 + 1e-9
+    assert found.batches(400)["max"] == pytest.approx(found.batches(400)["mean"])
+    with pytest.raises(InputError, match="1 to 400 samples, got 401"):
+        found.batches(401)
+
+
 def test_predictions_are_kept_where_asked_for(trained):
     task = trained("mlp")
     made = lf.imprint(BOWL, task, method="per-sample", scores="predictions", certify=False)
@@ -139,6 +166,10 @@ def test_other_data_are_predicted_and_then_measured(trained):
     digits = lf.load_data("digits")
     other = (digits.inputs[400:700].double(), digits.targets[400:700])
     guess = per_sample_transfer(made, other)
+    assert lf.transfer(made, other).condition == guess.condition
+    assert f"e = {guess.error:.4g}" in guess.condition
+    rising = guess.remap(torch.linspace(*made.range, 257, dtype=torch.float64)).diff() > 0
+    assert guess.identical == bool(rising.all())
     surface = lf.scan(made, grid=3, data=other)
     assert float(abs(surface.difference).max()) < 1e-3
     assert 0 < guess.error < 0.5

@@ -103,7 +103,7 @@ def promised(imprint: Imprint, places: Places, heads: int, other: Data | None) -
     if other is None:
         return target
     if imprint.reads_input:
-        from landform.imprint.accounting import predicted
+        from landform.imprint.other_data import predicted
 
         return predicted(imprint, other, target)
     maps = _transfers(imprint, other)
