@@ -42,7 +42,7 @@ def largest_difference(made, points):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_bound_is_sound_and_within_a_hundred_of_what_is_measured(name, dtype):
+def test_the_bound_is_sound_and_within_ten_times_what_is_measured(name, dtype):
     made = made_in(name, dtype, rough(8))
     proof = made.certificate
     generator = torch.Generator().manual_seed(1)
@@ -52,7 +52,7 @@ def test_the_bound_is_sound_and_within_a_hundred_of_what_is_measured(name, dtype
     measured = largest_difference(made, points)
     assert proof.kind == "certified"
     assert proof.holds
-    assert measured <= proof.bound < 60 * measured
+    assert measured <= proof.bound < 10 * measured
     assert any("random weights" in line for line in proof.assumptions)
 
 

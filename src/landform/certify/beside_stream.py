@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from landform.certify.propagate import ProofError
-from landform.certify.stream import State, Weights, live_units
+from landform.certify.stream_weights import State, Weights, live_units
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.anatomy import Anatomy, anatomy_of, named
 from landform.imprint.lower.stream import Mlp

@@ -18,24 +18,10 @@ from landform.certify import curve as one
 from landform.certify.beside_stream import Own, own_of, require_head, require_separate, stand_in
 from landform.certify.propagate import SLACK, ProofError
 from landform.certify.prove import Parts
-from landform.certify.stream import (
-    ACT_OPS,
-    CLOSE,
-    FAR,
-    NORM_OPS,
-    Read,
-    State,
-    Weights,
-    add_to_stream,
-    apply_map,
-    gamma,
-    gap_of,
-    hidden_units,
-    live_units,
-    read_norm,
-    start_coordinates,
-)
+from landform.certify.stream import ACT_OPS, CLOSE, FAR, add_to_stream, apply_map, gap_of, hidden_units
 from landform.certify.stream_curve import Piece, fit, grid_of, values_of
+from landform.certify.stream_norm import NORM_OPS, Read, read_norm
+from landform.certify.stream_weights import State, Weights, gamma, live_units, start_coordinates
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.stream import Mlp
 from landform.mesh import Mesh

@@ -12,23 +12,10 @@ import numpy as np
 from landform.certify import curve as one
 from landform.certify.propagate import SLACK, U64, ProofError
 from landform.certify.prove import Parts
-from landform.certify.stream import (
-    ACT_OPS,
-    Pre,
-    Read,
-    State,
-    Weights,
-    add_to_stream,
-    apply_map,
-    gamma,
-    hidden_units,
-    live_units,
-    own_rounding,
-    require_silence,
-    root_rounding,
-    start_coordinates,
-)
+from landform.certify.stream import ACT_OPS, Pre, add_to_stream, apply_map, hidden_units
 from landform.certify.stream_curve import Piece, fit, grid_of, loss_of, piece_of, values_of
+from landform.certify.stream_norm import Read, own_rounding, root_rounding
+from landform.certify.stream_weights import State, Weights, gamma, live_units, require_silence, start_coordinates
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.post_norm import PostStream
 from landform.imprint.lower.stream import Mlp, Norm

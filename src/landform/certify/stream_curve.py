@@ -13,23 +13,9 @@ import torch
 from landform.certify import curve as one
 from landform.certify.propagate import SLACK, U64, ProofError
 from landform.certify.prove import Parts
-from landform.certify.stream import (
-    ACT_OPS,
-    CLOSE,
-    FAR,
-    Read,
-    State,
-    Weights,
-    apply_map,
-    gamma,
-    gap_of,
-    live_units,
-    push_block,
-    read_norm,
-    require_silence,
-    start,
-    start_coordinates,
-)
+from landform.certify.stream import ACT_OPS, CLOSE, FAR, apply_map, gap_of, push_block
+from landform.certify.stream_norm import Read, read_norm
+from landform.certify.stream_weights import State, Weights, gamma, live_units, require_silence, start, start_coordinates
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.stream import Mlp, Stream
 from landform.pattern import Pattern

@@ -138,10 +138,6 @@ class HatFamily:
         zeros = np.zeros(len(key), dtype=np.int64)
         return Expression(len(key), [(f"lin{k}", zeros, np.ones(len(key)))], -key.astype(float))
 
-    def behind(self, k: int, key: np.ndarray) -> Expression:
-        """Return relu(key − n_k·h_k), zero for key ≤ 0."""
-        return Expression(len(key), [(f"r{k}", np.where(key > 0, key, ABSENT), np.ones(len(key)))])
-
     def _one_plus(self, i: np.ndarray, step: np.ndarray) -> Expression:
         """Return step + x_1: behind a ReLU (see the module), or as it is."""
         return self.line(0, i - step) if self.clear else self.axis(0, i - step)
@@ -163,13 +159,16 @@ class HatFamily:
         return [], hats
 
     def _clear_2(self, index: np.ndarray, step: np.ndarray) -> tuple[list[dict[str, Expression]], Expression]:
-        """Return hats as 1 less three hinges, also where one is affine on the box: it is small near the node."""
+        """Return hats as 1 less three hinges: relu(−x_1) in group ``"r0"``, relu(x_2), relu(x_1 − x_2)."""
         i, j = index.T
-        ones = np.ones(len(i))
-        second = Expression(len(i), [("x1", np.where(j < self.cells[1], j, ABSENT), ones)])
-        third = Expression(len(i), [("d01", np.where(i - j < self.cells[0], i - j, ABSENT), ones)])
-        hats = Expression(len(i), bias=ones.copy())
-        for part in (self.behind(0, i), second, third):
+        n, m = self.cells
+        corner = i - j <= -m  # x_1 − x_2 is affine on the box: read from two hinges that are there anyway
+        sign = np.where(corner, -1.0, 1.0)
+        first = Expression(len(i), [("r0", np.where(corner, n, np.where(i > 0, i, ABSENT)), sign)])
+        second = Expression(len(i), [("x1", np.where(corner, 0, np.where(j < m, j, ABSENT)), sign)])
+        third = Expression(len(i), [("d01", np.where((i - j < n) & ~corner, i - j, ABSENT), np.ones(len(i)))])
+        hats = Expression(len(i), bias=1.0 - corner * (n + m) / step)
+        for part in (first, second, third):
             hats = hats.plus(part, -1 / step)
         return [], hats
 
