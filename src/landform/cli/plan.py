@@ -21,7 +21,6 @@ from landform.cli.wider import call_of, wider_of
 
 if TYPE_CHECKING:
     from landform.program.capacity import Capacity
-    from landform.program.room import Room
     from landform.response import AbstractResponse
 
 PLAN_EPILOGUE = """\
@@ -217,7 +216,7 @@ def capacity_of(
     from dataclasses import replace
 
     from landform.imprint.lower.network import read
-    from landform.program.capacity import capacity
+    from landform.program.capacity import capacity, finest_cells
     from landform.program.room import rooms
 
     per_hinge, check = 1, None
@@ -229,16 +228,14 @@ def capacity_of(
     if usable is None:
         return None, {}
 
-    def held(given: "list[Room]", check: Any = None, *, direct: bool = True) -> "Capacity":
-        options: dict[str, Any] = {"per_hinge": per_hinge, "axis_aligned": axis_aligned, "check": check}
-        return capacity(given, z=z, channels=channels, direct=direct, **options)
-
+    options: dict[str, Any] = {"z": z, "channels": channels, "per_hinge": per_hinge, "axis_aligned": axis_aligned}
+    held = capacity(usable, check=check, **options)
     wider = [replace(room, units=2 * room.units, beside=2 * room.beside) for room in usable]
     more = {
-        "wider": held(wider, direct=False).best.cells,
-        "deeper": held([*usable, usable[-1]], direct=False).best.cells,
+        "wider": finest_cells(wider, at_least=held.best.cells, **options),
+        "deeper": finest_cells([*usable, usable[-1]], at_least=held.best.cells, **options),
     }
-    return held(usable, check), more
+    return held, more
 
 
 def knots_for(response: "AbstractResponse", epsilon: float) -> int | None:

@@ -109,7 +109,6 @@ def capacity(
     per_hinge: int = 1,
     axis_aligned: bool = True,
     check: Check | None = None,
-    direct: bool = True,
 ) -> Capacity:
     """Find the finest pattern that each form and schedule packs into hidden layers of given widths.
 
@@ -120,7 +119,6 @@ def capacity(
         per_hinge: Network units that a ReLU takes: 1, or 2 for LeakyReLU.
         axis_aligned: Whether h itself is injected (Theorem 1 as stated) or its hinges.
         check: Raises `CapacityError` for a program that an architecture cannot place, for reasons other than its units.
-        direct: Whether the direct form, without a response curve, is searched too: half of the time.
 
     Returns:
         The capacity.
@@ -142,13 +140,53 @@ def capacity(
     units = tuple(room.units for room in every)
     if any(w < 1 for w in units):
         raise InputError(f"widths must be positive, got {list(units)}")
-    inner = every[1:] if axis_aligned else every
-    if axis_aligned and (not every or units[0] < z):
-        inner = []
+    inner = _inner(every, z, axis_aligned=axis_aligned)
     holdings = tuple(
-        _holding(form, schedule, inner, z, channels, per_hinge, check, direct) for form, schedule in _forms(z)
+        _holding(form, schedule, inner, z, channels, per_hinge, check, direct=True) for form, schedule in _forms(z)
     )
     return Capacity(units, z, channels, per_hinge, axis_aligned, holdings)
+
+
+def finest_cells(
+    widths: Sequence[Width],
+    *,
+    z: int = 2,
+    channels: int = 1,
+    per_hinge: int = 1,
+    axis_aligned: bool = True,
+    at_least: int = 0,
+) -> int:
+    """Return the finest resolution of any form and schedule, as `capacity(…).best.cells`, without those that lose.
+
+    Args:
+        widths: As in `capacity`.
+        z: Number of coordinates.
+        channels: Channels of the pattern.
+        per_hinge: Network units that a ReLU takes.
+        axis_aligned: Whether h itself is injected.
+        at_least: A resolution that is known to fit; only finer ones are tried.
+
+    Returns:
+        Cells an axis, 0 if nothing fits.
+
+    Cost:
+        A fraction of `capacity`: a form that cannot beat the one before is given up after one try.
+
+    Example:
+        >>> finest_cells([2, 31, 81, 64]), finest_cells([2, 31, 81, 64], at_least=5)
+        (8, 8)
+    """
+    inner, best = _inner(rooms(widths), z, axis_aligned=axis_aligned), at_least
+    for form, schedule in reversed(_forms(z)):  # strips are the finest, mostly
+        best = max(best, _holding(form, schedule, inner, z, channels, per_hinge, None, direct=False, above=best).cells)
+    return best
+
+
+def _inner(every: Sequence[Room], z: int, *, axis_aligned: bool) -> Sequence[Room]:
+    """Return the layers behind the injection, none where that is too narrow."""
+    if not axis_aligned:
+        return every
+    return every[1:] if every and every[0].units >= z else []
 
 
 def needed(cells: Sequence[int], *, form: str, knots: int, channels: int = 1, axis_aligned: bool = True) -> list[int]:
@@ -257,6 +295,7 @@ def _holding(
     per_hinge: int,
     check: Check | None,
     direct: bool,
+    above: int = 0,
 ) -> Holding:
     def scheduled(n: int, last: int, check: Check | None = check) -> Open | None:
         layers = inner[: _before_curve(inner)] if last else inner
@@ -292,7 +331,7 @@ def _holding(
             low, high = (middle, high) if fits(middle, check) else (low, middle)
         return low
 
-    least = 2 if form == "strips" else 1
+    least = max(2 if form == "strips" else 1, above + 1)
     cells = finest(with_curve)
     plain = finest(without) if direct else 0
     state = scheduled(cells, 1) if cells else None
