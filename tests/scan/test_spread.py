@@ -118,6 +118,16 @@ def test_outputs_in_buffers_are_read_before_another_point_overwrites_them():
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("points", [1, 2, 3, 5, 9])
+def test_any_number_of_points_is_shared_out_where_each_is_read_alone(points, cores):
+    task = _heads(0)
+    plane = lf.random_plane(task, seed=1)
+    h = torch.rand(points, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) - 0.5
+    found = build_engine(task, plane, engine="affine").sums(h).num
+    wanted = build_engine(task, plane, engine="functional").sums(h).num
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+
+
 def test_jobs_of_many_blocks_give_the_same_bits_on_any_number_of_cores():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, 300), torch.nn.ReLU(), torch.nn.Linear(300, 200), torch.nn.Tanh())

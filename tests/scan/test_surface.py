@@ -1,5 +1,8 @@
 """From estimates to labelled datasets: every number under its name, with its interval and its status."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +126,14 @@ def test_a_surface_says_where_it_lies():
     assert len(found.attrs["off_plane"]) == 4
     assert found.h1.attrs["direction"].startswith("component 1, ")
     assert "path" not in lf.scan(task, lf.pca_plane(states, model=task), grid=3, axes=(1,)).attrs
+
+
+def test_a_scan_loads_neither_scipy_nor_what_is_only_drawn_or_stored_with():
+    code = """
+import sys, torch, landform as lf
+task = lf.Task(torch.nn.Linear(4, 2), data=(torch.rand(9, 4), torch.zeros(9, dtype=torch.int64)))
+lf.scan(task, lf.random_plane(task, seed=0), grid=3)
+print([name for name in ("scipy", "dask.array", "matplotlib", "zarr", "distributed", "sympy") if name in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -125,15 +125,15 @@ def label(
         columns.setdefault(base, []).append(column)
         heads.setdefault(base, []).append(head)
     names = [f"h{k + 1}" for k in range(places.h.shape[1])]
-    dims = tuple(names[k] for k in places.axes) or ("node",)
+    dims: tuple[str, ...] = tuple(names[k] for k in places.axes) or ("node",)
 
     def variable(values: Tensor, text: str, unit: str) -> "xarray.Variable":
         """Give values ``[points]`` or ``[points, heads]`` the shape of the places."""
-        found = values.detach().cpu()
-        if found.ndim == 1 or found.shape[1] == 1:
-            return xarray.Variable(dims, _array(found, places.shape), {"long_name": text, "units": unit})
-        shape = (*places.shape, found.shape[1])
-        return xarray.Variable((*dims, "channel"), _array(found, shape), {"long_name": text, "units": unit})
+        found, shape, where = values.detach().cpu(), places.shape, dims
+        if found.ndim == 2 and found.shape[1] > 1:
+            shape, where = (*shape, found.shape[1]), (*dims, "channel")
+        notes = {"long_name": text, "units": unit}  # without fastpath, arrays are compared with dask's, which loads it
+        return xarray.Variable(where, _array(found, shape), notes, fastpath=True)
 
     variables = {}
     ends = estimate.ends()
@@ -164,7 +164,7 @@ def label(
     if len(columns[most]) > 1:
         numbers = torch.arange(len(columns[most])).numpy()
         notes = {"long_name": "head of the network", "units": "1", "heads": heads[most]}
-        coordinates["channel"] = xarray.Variable(("channel",), numbers, notes)
+        coordinates["channel"] = xarray.Variable(("channel",), numbers, notes, fastpath=True)
     return xarray.Dataset(variables, coordinates, dict(attrs) | dict(estimate.notes))
 
 
@@ -275,11 +275,11 @@ def _coordinates(places: Places, names: Sequence[str]) -> "dict[str, xarray.Vari
     for k, name in enumerate(names):
         notes = {"long_name": f"coordinate {k + 1}", "units": "1"}
         if k in places.axes:
-            found[name] = xarray.Variable((name,), places.lines[places.axes.index(k)].numpy(), notes)
+            found[name] = xarray.Variable((name,), places.lines[places.axes.index(k)].numpy(), notes, fastpath=True)
         elif places.axes:
             found[name] = xarray.Variable((), float(places.h[0, k]), notes)
         else:
-            found[name] = xarray.Variable(("node",), places.h[:, k].numpy().copy(), notes)
+            found[name] = xarray.Variable(("node",), places.h[:, k].numpy().copy(), notes, fastpath=True)
     return found
 
 
