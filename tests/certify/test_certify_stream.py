@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import landform as lf
 from landform.imprint.stream import outputs_at
 from landform.pattern import Pattern
 from landform.subspace import Subspace
-from landform.testing.transformers import NETWORKS, gpt2, llama
+from landform.testing.transformers import NETWORKS, encoder, gpt2, llama
 
 
 def rough(n):
@@ -134,3 +136,22 @@ def test_a_directed_gain_is_certified_too():
     assert made.subspace.moved == ("model.layers.0.post_attention_layernorm.weight",)
     assert made.certificate.kind == "certified"
     assert made.certificate.relative_bound < 4e-3
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(st.data())
+def test_any_pattern_in_any_encoder_stays_within_its_bound(data):
+    cells = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=2))
+    norm_first, activation = data.draw(st.booleans()), data.draw(st.sampled_from(("gelu", "relu")))
+    seed = data.draw(st.integers(0, 99))
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand([n + 1 for n in cells], generator=generator, dtype=torch.float64).round(decimals=seed % 3 + 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, (x, y) = encoder(activation, norm_first=norm_first)
+    dtype = data.draw(st.sampled_from((torch.float32, torch.float64)))
+    epsilon = data.draw(st.sampled_from((1e-2, 1e-4)))
+    made = lf.imprint(Pattern(values, name="drawn"), lf.Task(model.to(dtype), data=(x.to(dtype), y)), epsilon=epsilon)
+    points = torch.cat([made.pattern.mesh.nodes()[:20], torch.rand(20, len(cells), generator=generator).double()])
+    assert made.certificate.holds
+    assert largest_difference(made, points) <= made.certificate.bound
