@@ -96,6 +96,14 @@ def test_second_differences_over_whole_cells_are_the_curvatures():
             assert float(second) == pytest.approx(kappa, abs=1e-9)
 
 
+def test_a_ravine_says_its_curvatures_across_and_along_at_any_angle():
+    for angle in (0.0, 30.0, 45.0):
+        point = phantom("ravine", resolution=4, curvature=12.0, condition=3.0, angle=angle).critical[0]
+        assert point.principal == pytest.approx((4.0, 12.0))
+        assert sum(point.curvature) == pytest.approx(16.0)  # the trace
+    assert phantom("saddle", resolution=4, curvature=5.0).critical[0].principal == pytest.approx((-5.0, 5.0))
+
+
 def test_a_saddle_goes_up_along_the_first_axes_and_down_along_the_last():
     made = phantom("saddle", z=3, resolution=4, index=2)
     centre = made.critical[0].h

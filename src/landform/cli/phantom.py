@@ -28,8 +28,8 @@ Example:
 
 Shapes: bowl, ravine, minima, saddle, plateau, ring, step, noise, constant.
 
---json prints bundle, picture, name, z, resolution, range, critical (kind, h, height, index, curvature, radius), \
-bound, kind and seconds. imprint.json in the bundle holds the same under meta.phantom.
+--json prints bundle, picture, name, z, resolution, range, critical (kind, h, height, index, curvature, radius, \
+principal), bound, kind and seconds. imprint.json in the bundle holds the same under meta.phantom.
 
 Exit codes: 0 done, 2 an error (nothing was written), 130 interrupted."""
 

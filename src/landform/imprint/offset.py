@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from landform.errors import ArchitectureError, CapacityError, InputError, unknown_name
 from landform.imprint.beside import Trunk, lifted, narrowed, put, trunk_of
-from landform.imprint.branching import fit_branching
+from landform.imprint.branching import Fitted, fit_branching
 from landform.imprint.constant import AMPLE, Options, _compile
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import remove_hooks
@@ -59,20 +59,12 @@ def imprint_offset(pattern: Pattern | SumPattern, task: Task, options: Options, 
         response = OffsetResponse.build(logits, task.data.targets, name, magnitudes, weights)
         require_trained(response.floor, task, name, reserved=need if units == "reserve" else None)
         bounds = bounds_above(response, options.range)
-        if trunk.branches:
-            fitted = fit_branching(pattern, response, bounds, trunk, network, model, options, units, need)
-            program, direct, notes, costs = fitted.program, fitted.direct, fitted.notes, tuple(fitted.need)
-        else:
-            program, direct, notes = fit(pattern, response, bounds, network, model, options)
-            costs = program.costs(network.per_hinge)
-        if need is not None and all(cost <= held for cost, held in zip(costs, need, strict=True)):
+        fitted = fit_beside(pattern, response, bounds, trunk, network, model, options, units, need)
+        program, direct, notes = fitted.program, fitted.direct, fitted.notes
+        if need is not None and all(cost <= held for cost, held in zip(fitted.need, need, strict=True)):
             break
-        need = list(costs) if need is None else [max(pair) for pair in zip(costs, need, strict=True)]
-        if units == "widen":
-            roomy, wide, channels = widen_trunk(model, trunk, need)
-        else:
-            roomy, channels, repaired = reserved(model, trunk, need, task, options.repair)
-            wide = trunk
+        need = fitted.need if need is None else [max(pair) for pair in zip(fitted.need, need, strict=True)]
+        roomy, wide, channels, repaired = room_for(need, model, trunk, task, units, options.repair)
     big = copy.deepcopy(roomy)
     scale = float(response.inverse(torch.tensor([bounds[1]], dtype=torch.float64))) if direct else None
     space, spline = write(big, wide, channels, program, response.v, scale, task)
@@ -245,6 +237,38 @@ def fit(
             program = opened(program)
     notes += list(program.notes)
     return padded(program, depth - len(program.layers)), direct, notes
+
+
+def fit_beside(
+    pattern: Pattern | SumPattern,
+    response: AbstractResponse,
+    bounds: tuple[float, float],
+    trunk: Trunk,
+    network: Network,
+    model: nn.Module,
+    options: Options,
+    units: str,
+    held: Sequence[int] | None,
+    *,
+    settled: bool = True,
+) -> Fitted:
+    """Compile the pattern for channels beside a trained network's, and say how many of each space it needs."""
+    if trunk.branches:
+        return fit_branching(
+            pattern, response, bounds, trunk, network, model, options, units, held=held, settled=settled
+        )
+    program, direct, notes = fit(pattern, response, bounds, network, model, options, settled)
+    return Fitted(program, direct, notes, list(program.costs(network.per_hinge)))
+
+
+def room_for(
+    need: Sequence[int], model: nn.Module, trunk: Trunk, task: Task, units: str, repair: int
+) -> tuple[nn.Module, Trunk, list[list[int]], dict[str, float]]:
+    """Widen, or reserve; return the network, its spaces, the free channels of each, and what a repair gained."""
+    if units == "widen":
+        return *widen_trunk(model, trunk, need), {}
+    roomy, channels, repaired = reserved(model, trunk, need, task, repair)
+    return roomy, trunk, channels, repaired
 
 
 def write(

@@ -15,13 +15,10 @@ from torch import Tensor, nn
 
 from landform.errors import InputError, unknown_name
 from landform.imprint.beside import Trunk, head_columns
-from landform.imprint.branching import fit_branching
 from landform.imprint.constant import Options
 from landform.imprint.imprint import Imprint
-from landform.imprint.offset import bounds_above, fit, trained, write
-from landform.imprint.repair import reserved
+from landform.imprint.offset import bounds_above, fit_beside, room_for, trained, write
 from landform.imprint.scores import SCORES, respond_to, scores_of, slack_of, with_scores, with_tail
-from landform.imprint.widen import widen_trunk
 from landform.pattern import Pattern, SumPattern
 from landform.response.per_sample import PerSampleResponse
 from landform.subspace import Subspace
@@ -44,7 +41,8 @@ def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Optio
     dtype = next(model.parameters()).dtype
     share = torch.ones(task.data.n) if task.data.weights is None else task.data.weights
     share = share.double() / share.double().sum()
-    roomy, wide, need = model, trunk, None
+    roomy, wide = model, trunk
+    need: list[int] | None = None
     channels: list[list[int]] = [[] for _ in trunk.hidden]
     repaired: dict[str, float] = {}
     while True:
@@ -56,22 +54,12 @@ def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Optio
         error = float(share @ (chosen != targets).double())
         bounds = range_of(error, trunk.outputs, options.range)
         response, found = respond_to(found, features, targets, share, bounds, dtype)
-        if trunk.branches:
-            fitted = fit_branching(
-                pattern, response, bounds, trunk, network, model, options, units, held=need, settled=False
-            )
-            program, direct, notes, costs = fitted.program, fitted.direct, fitted.notes, tuple(fitted.need)
-        else:
-            program, direct, notes = fit(pattern, response, bounds, network, model, options, settled=False)
-            costs = program.costs(network.per_hinge)
-        if need is not None and all(cost <= held for cost, held in zip(costs, need, strict=True)):
+        fitted = fit_beside(pattern, response, bounds, trunk, network, model, options, units, need, settled=False)
+        program, direct, notes = fitted.program, fitted.direct, fitted.notes
+        if need is not None and all(cost <= held for cost, held in zip(fitted.need, need, strict=True)):
             break
-        need = list(costs) if need is None else [max(pair) for pair in zip(costs, need, strict=True)]
-        if units == "widen":
-            roomy, wide, channels = widen_trunk(model, trunk, need)
-        else:
-            roomy, channels, repaired = reserved(model, trunk, need, task, options.repair)
-            wide = trunk
+        need = fitted.need if need is None else [max(pair) for pair in zip(fitted.need, need, strict=True)]
+        roomy, wide, channels, repaired = room_for(need, model, trunk, task, units, options.repair)
     signal = float(response.inverse(torch.tensor([bounds[1]], dtype=torch.float64))) if direct else None
     stem = with_scores(roomy, wide.head, live, found)
     ray = torch.cat([torch.zeros(len(found.bias)), torch.ones(1)]).double()

@@ -32,6 +32,8 @@ class Critical:
         curvature: Second derivatives of the closed form along the axes (of a sampled shape: its second differences
             along the axes over any step, which are the same), or None where it has none.
         radius: Of a ball or sphere.
+        principal: Of a quadratic shape: the principal curvatures, eigenvalues of the Hessian, ascending. Those of a
+            ravine are its curvature across and along, whatever its angle.
     """
 
     kind: Kind
@@ -40,6 +42,7 @@ class Critical:
     index: int = 0
     curvature: tuple[float, ...] | None = None
     radius: float | None = None
+    principal: tuple[float, ...] | None = None
 
     def raised(self, base: float) -> "Critical":
         """Return the same point with its height above another zero."""
@@ -237,14 +240,15 @@ SHAPES: dict[str, Callable[..., Shape]] = {
 
 def _quadratic(matrix: Tensor, centre: tuple[float, ...], offset: float) -> Shape:
     at = torch.tensor(centre, dtype=torch.float64)
-    index = int((torch.linalg.eigvalsh(matrix) < 0).sum())
+    principal = tuple(torch.linalg.eigvalsh(matrix).tolist())
+    index = sum(value < 0 for value in principal)
 
     def formula(h: Tensor) -> Tensor:
         away = h - at
         return offset + 0.5 * ((away @ matrix) * away).sum(dim=1)
 
     kind: Kind = "saddle" if index else "minimum"
-    point = Critical(kind, centre, offset, index, tuple(matrix.diagonal().tolist()))
+    point = Critical(kind, centre, offset, index, tuple(matrix.diagonal().tolist()), None, principal)
     return Shape(formula, (point,), hessian=matrix, centre=centre, minima=None if index else 1)
 
 
