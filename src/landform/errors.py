@@ -73,5 +73,5 @@ def unknown_name(kind: str, got: str, known: Iterable[str]) -> UnknownNameError:
     """
     names = sorted(known)
     near = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return UnknownNameError(f"unknown {kind} '{got}': {hint}Known: {', '.join(names)}")
+    hint = f": did you mean '{near[0]}'?" if near else "."
+    return UnknownNameError(f"unknown {kind} '{got}'{hint} Known: {', '.join(names)}")

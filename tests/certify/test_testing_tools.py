@@ -131,5 +131,5 @@ def test_bad_arguments():
 
 def test_hypothesis_is_imported_when_it_is_needed_and_named_when_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "hypothesis", None)
-    with pytest.raises(MissingExtraError, match=r"pip install landform\[testing\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'landform\[testing\]'"):
         widths()

@@ -225,6 +225,28 @@ def test_checkpoints_without_batch_norm_statistics_are_named(run, normed):
     assert "never set" not in run(*common, *more, "--grid", 2).err
 
 
+def test_a_network_without_weights_is_the_same_in_each_run(run, normed, tmp_path):
+    text = (tmp_path / f"{normed[0]}.py").read_text().replace("    torch.manual_seed(0)\n", "")
+    (tmp_path / f"unseeded_{normed[0]}.py").write_text(text)
+    words = ("scan", f"unseeded_{normed[0]}:make", "--data", f"{normed[0]}:loader", "--grid", 2, "--store", "kept")
+    before = torch.get_rng_state()
+    assert run(*words, "--no-picture", "-o", "s.zarr").code == 0
+    assert torch.equal(torch.get_rng_state(), before)
+    assert run(*words, "--no-picture", "--force", "-o", "s.zarr").code == 0  # or the store would be of another network
+    refused = run(*words, "--seed", 3, "--no-picture", "--force", "-o", "s.zarr")
+    assert refused.code == 2
+    assert "question: seed 0 in the store, seed 3 now" in refused.err
+
+
+def test_a_folder_named_like_an_option_is_not_taken_for_one(run, normed, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    words = ("scan", f"{normed[0]}:make", "--data", f"{normed[0]}:loader", "--grid", 2, "--no-picture", "-o", "s.zarr")
+    refused = run(*words, "--store", "other")
+    assert "store other has something else in it" in refused.err
+    assert "--other" not in refused.err
+
+
 def task_of(model, name):
     return lf.Task(model, data=__import__(name).loader())
 

@@ -42,6 +42,22 @@ def test_the_ends_are_the_checkpoints(left, right):
             assert not value.requires_grad
 
 
+def test_a_model_gives_the_names_of_checkpoints_with_a_prefix(tmp_path):
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    files = []
+    for number, network in enumerate((model, other, nn.Linear(3, 2))):
+        files.append(tmp_path / f"{number}.ckpt")
+        torch.save({"state_dict": {f"model.{name}": value for name, value in network.state_dict().items()}}, files[-1])
+    assert set(between(*files[:2]).origin) == {"model.weight", "model.bias"}
+    task = Task(model, "mse", (torch.randn(5, 3), torch.randn(5, 2)))
+    line = between(*files[:2], model=task)
+    torch.testing.assert_close(line.at(torch.tensor([1.0]))["weight"], other.weight.detach())
+    assert float(scan(task, line, grid=2, progress=False).loss[0]) == pytest.approx(float(task.evaluate()), rel=1e-6)
+    assert set(plane_through(*files, model=model).origin) == {"weight", "bias"}
+    with pytest.raises(InputError, match="'weight' has shape"):
+        between(*files[:2], model=nn.Linear(4, 2))
+
+
 def test_the_line_goes_on_beyond_and_backwards():
     a, b = network(1, torch.float64), network(2, torch.float64)
     line, back = between(a, b), between(b, a)

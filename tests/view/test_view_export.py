@@ -161,7 +161,7 @@ def test_netcdf_holds_every_number(version, tmp_path):
 def test_netcdf_3_where_4_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "netCDF4", None)
     assert to_netcdf(rich(), tmp_path / "s.nc") == 3
-    with pytest.raises(MissingExtraError, match=r"pip install landform\[netcdf\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'landform\[netcdf\]'"):
         to_netcdf(rich(), tmp_path / "s.nc", version=4)
 
 

@@ -348,7 +348,7 @@ def test_without_plotly_the_error_names_the_command(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    with pytest.raises(MissingExtraError, match=r"pip install landform\[view\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'landform\[view\]'"):
         interactive(bowl(5))
 
 

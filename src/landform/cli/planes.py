@@ -123,6 +123,7 @@ def _between(task: "Task", options: PlaneOptions) -> Any:
     from landform.cli.sources import read_weights
     from landform.errors import InputError
     from landform.subspace import between, plane_through
+    from landform.subspace.select import module_of
 
     _refuse(options, ("z", "seed", "norm", "include", "exclude"))
     found = files(options)
@@ -134,7 +135,8 @@ def _between(task: "Task", options: PlaneOptions) -> Any:
     states: list[Any] = [read_weights(str(file), "--checkpoints") for file in found]
     if len(states) == 1:
         states.append(task.model)
-    return between(*states) if len(states) == 2 else plane_through(*states)
+    own = module_of(task)
+    return between(*states, model=own) if len(states) == 2 else plane_through(*states, model=own)
 
 
 def _curve(task: "Task", options: PlaneOptions) -> Any:

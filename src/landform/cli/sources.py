@@ -121,7 +121,9 @@ def read_model(
         model = read_folder(name.removeprefix("hf:"), flag)
         return (model if dtype is None else model.to(getattr(torch, dtype))).eval()
     found = resolve(name, flag)
-    model = found if isinstance(found, nn.Module) else call(found, name)
+    with torch.random.fork_rng(devices=[]):  # a fresh network is the same in each run, or no store could go on
+        torch.manual_seed(0)
+        model = found if isinstance(found, nn.Module) else call(found, name)
     if not isinstance(model, nn.Module):
         raise ArchitectureError(f"{flag} {name} gave {model!r} ({type(model).__name__}), wanted a torch.nn.Module")
     if weights:

@@ -146,7 +146,7 @@ def report(surface: "xarray.Dataset", path: Path | None, picture: Path | None, s
 def _between(attrs: Mapping[str, Any]) -> dict[str, float] | None:
     """Return what is known of the error between nodes: an estimate, and random points that were measured in full."""
     keys = ("truncation", "check_points", "check_largest")
-    values = [attrs.get(f"loss_{key}") for key in keys]
+    values: list[Any] = [attrs.get(f"loss_{key}") for key in keys]
     if any(isinstance(value, dict) or value is None for value in values) or not attrs["loss_check_points"]:
         return None  # nothing was sampled, or there are several parts of the data
     return dict(zip(keys, values, strict=True))

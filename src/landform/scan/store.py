@@ -160,20 +160,19 @@ class ScanStore:
         folder = Path(self.path.removeprefix("file://"))
         if "://" not in self.path.removeprefix("file://") and folder.exists():
             if not folder.is_dir():
-                raise StoreError(f"{folder} is a file; a store is a folder: choose another path")
+                raise StoreError(f"store {folder} is a file; a store is a folder: choose another path")
             if any(not child.name.endswith(".partial") for child in folder.iterdir()):
-                raise StoreError(f"{folder} has something else in it; choose a new or empty folder for the store")
+                raise StoreError(f"store {folder} has something else in it; choose a new or empty folder for the store")
 
     def _compare(self, held: dict[str, Any], own: dict[str, Any]) -> None:
         names = [name for name in {**held, **own} if held.get(name) != own.get(name)]
-        differences = [f"{name}: {_short(held.get(name))} in the store, {_short(own.get(name))} now" for name in names]
+        differences = [f"{name}: {_differing(held.get(name), own.get(name))}" for name in names]
         if names == [NOTED]:
             text = f"{self.path} was begun with other versions ({differences[0]}); numbers may differ by rounding"
             warnings.warn(text, stacklevel=5)
         elif names:
-            raise StoreError(
-                f"{self.path} belongs to another scan; what differs: {'; '.join(differences)}. Choose another path"
-            )
+            listed = "; ".join(differences)
+            raise StoreError(f"store {self.path} belongs to another scan; what differs: {listed}. Choose another path")
 
     def agree(self, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """Return what the first writer wrote under a name; the first one writes what ``make`` gives.
@@ -335,6 +334,20 @@ def _said(where: str, verb: str) -> Iterator[None]:
                 " put right, the same call goes on from there"
             ) from error
         raise
+
+
+def _differing(held: object, own: object) -> str:
+    """Say what differs; of two mappings, only the entries that do.
+
+    Example:
+        >>> _differing({"seed": 0, "shape": [3, 3]}, {"seed": 3, "shape": [3, 3]})
+        'seed 0 in the store, seed 3 now'
+    """
+    if isinstance(held, dict) and isinstance(own, dict):
+        names = [name for name in {**held, **own} if held.get(name) != own.get(name)]
+        there, here = (", ".join(f"{name} {_short(one.get(name))}" for name in names) for one in (held, own))
+        return f"{there} in the store, {here} now"
+    return f"{_short(held)} in the store, {_short(own)} now"
 
 
 def _short(value: object) -> str:

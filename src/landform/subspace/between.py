@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,11 @@ from landform.calling import state_at
 from landform.checkpoints.checkpoint import checkpoint
 from landform.errors import ArchitectureError, InputError
 from landform.subspace.orthogonal import cosine
+from landform.subspace.select import module_of
 from landform.subspace.subspace import Subspace
+
+if TYPE_CHECKING:
+    from landform.task import Task
 
 State = nn.Module | Mapping[str, Tensor] | str | PathLike[str]
 """A point in parameter space: a model, its ``state_dict()``, or a file that `landform.checkpoints.checkpoint` opens."""
@@ -20,7 +25,7 @@ _LINE = 1e-10
 """Least sin² of the angle of a plane: float32 checkpoints leave 1e-14 of rounding."""
 
 
-def between(a: State, b: State) -> Subspace:
+def between(a: State, b: State, *, model: "nn.Module | Task | None" = None) -> Subspace:
     """Return the line from one checkpoint to another, θ(h) = a + h·(b − a).
 
     h = 0 is a, h = 1 is b, and a range such as [−0.25, 1.25] shows what lies beyond.
@@ -28,6 +33,9 @@ def between(a: State, b: State) -> Subspace:
     Args:
         a: A model, a state dict, or a file of one (safetensors, ``torch.save``, Lightning).
         b: Another, with the same names and shapes. Both are left as they are; what is kept are copies.
+        model: The model (or a task) that they are of. Files and state dicts are then read under its names: a prefix
+            that all names have there, as ``model.`` in Lightning checkpoints, is taken off. None takes names as they
+            are.
 
     Returns:
         The line. Parameters that agree in both are not moved. Buffers are no part of it: a scan uses those of its
@@ -47,10 +55,10 @@ def between(a: State, b: State) -> Subspace:
         >>> line.at(torch.tensor([0.25]))["w"]
         tensor([1.5000, 2.0000])
     """
-    return _through(a, b).replace(meta={"kind": "between"}, ranges=[(0, 1)])
+    return _through(a, b, model=model).replace(meta={"kind": "between"}, ranges=[(0, 1)])
 
 
-def plane_through(a: State, b: State, c: State) -> Subspace:
+def plane_through(a: State, b: State, c: State, *, model: "nn.Module | Task | None" = None) -> Subspace:
     """Return the plane through three checkpoints, θ(h) = a + h₁·(b − a) + h₂·(c − a).
 
     (0, 0) is a, (1, 0) is b and (0, 1) is c. The directions are the differences as they are, neither scaled nor made
@@ -60,6 +68,7 @@ def plane_through(a: State, b: State, c: State) -> Subspace:
         a: A model, a state dict or a file.
         b: Another, as for `between`.
         c: A third.
+        model: As for `between`.
 
     Returns:
         The plane, with the conventions of `between`.
@@ -76,7 +85,7 @@ def plane_through(a: State, b: State, c: State) -> Subspace:
         >>> plane_through(corner, right, up).at(torch.tensor([0.5, 1.0]))["w"]
         tensor([2., 1.])
     """
-    plane = _through(a, b, c)
+    plane = _through(a, b, c, model=model)
     angle = float(cosine(plane)[0, 1])
     if 1 - angle**2 < _LINE:
         raise InputError(
@@ -86,7 +95,13 @@ def plane_through(a: State, b: State, c: State) -> Subspace:
     return plane.replace(meta={"kind": "plane_through", "cosine": angle}, ranges=[(-0.25, 1.25)] * 2)
 
 
-def _through(*states: State) -> Subspace:
+def _through(*states: State, model: "nn.Module | Task | None") -> Subspace:
+    if model is not None:
+        own = module_of(model)
+        states = tuple(
+            state if isinstance(state, nn.Module) else checkpoint(state, model=own, label=label).state()
+            for label, state in zip("abc", states, strict=False)
+        )
     labels = "abc"[: len(states)]
     buffers = {name for state in states if isinstance(state, nn.Module) for name, _ in state.named_buffers()}
     tensors = [_tensors(label, state, buffers) for label, state in zip(labels, states, strict=True)]

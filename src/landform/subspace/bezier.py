@@ -85,7 +85,7 @@ def bezier(
             " and 2"
         )
     model = module_of(task)
-    line = between(a, b)
+    line = between(a, b, model=task)
     _fit(model, line)
     control = _train(task, model, line, steps, rate, batch_size, seed)
     start = line.origin

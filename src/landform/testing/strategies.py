@@ -28,7 +28,7 @@ def _strategies() -> Any:
         from hypothesis import strategies
     except ImportError as error:
         raise MissingExtraError(
-            "the strategies of landform.testing need hypothesis, which is not installed; pip install landform[testing]"
+            "the strategies of landform.testing need hypothesis, not installed; pip install 'landform[testing]'"
         ) from error
     return strategies
 

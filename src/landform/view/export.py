@@ -50,7 +50,7 @@ def to_netcdf(surface: "xarray.Dataset", path: str | Path, *, version: Version =
         raise InputError(f"no such folder: {file.parent}; create it first")
     able = _has_netcdf4()
     if version == 4 and not able:
-        raise MissingExtraError("NetCDF 4 needs the netCDF4 package; pip install landform[netcdf], or pass version=3")
+        raise MissingExtraError("NetCDF 4 needs the netCDF4 package; pip install 'landform[netcdf]', or pass version=3")
     chosen = 4 if able and version != 3 else 3
     flat = plain_attrs(surface)
     if chosen == 3:

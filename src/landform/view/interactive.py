@@ -108,7 +108,7 @@ def _plotly() -> Any:
         import plotly.graph_objects as go
     except ImportError as error:
         raise MissingExtraError(
-            "a surface to turn with the mouse needs plotly, which is not installed; pip install landform[view]"
+            "a surface to turn with the mouse needs plotly, which is not installed; pip install 'landform[view]'"
         ) from error
     return go
 
