@@ -2,11 +2,14 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import landform as lf
+from landform.certify.stream_norm import root_rounding
+from landform.imprint.lower.stream import Norm
 from landform.imprint.stream import outputs_at
 from landform.pattern import Pattern
 from landform.subspace import Subspace
@@ -123,3 +126,26 @@ def test_the_bound_holds_however_the_network_rounds(name):
                 worst = max(worst, float((found - exact).abs().max()))
     # both runs lie within the radius around what the program says; under ReLU all of it is rounding
     assert 1e-7 < worst <= 2 * (proof.register + proof.rounding)
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_what_a_norm_rounds_in_common_is_bounded_whatever_the_order_of_its_sum(kind):
+    norm = Norm("norm", kind, 1e-6, "gain", None, 0.0, single=False)
+    generator = np.random.default_rng(0)
+    d, worst = 128, 0.0
+    for _ in range(40):
+        x = (60 * generator.random(d)).astype(np.float32)
+        x[:3] = 2.0**20, *((-(2.0**20), 0.0) if kind == "layer" else (2.0**16, 2.0**16))
+        x = generator.permutation(x)
+        if kind == "layer":
+            x -= np.float32(x.mean(dtype=np.float64))
+        total = np.float32(0.0)
+        for term in x * x:
+            total += term
+        scale = np.float32(1) / np.sqrt(total / np.float32(d) + np.float32(1e-6))
+        exact = 1 / np.sqrt((x.astype(float) ** 2).mean() + 1e-6)
+        allowed = root_rounding(norm, np.abs(x).astype(float), float((x.astype(float) ** 2).sum()), UNIT)
+        worst = max(worst, abs(float(scale) / exact - 1))
+        assert worst <= allowed
+    assert worst > 0
+    assert allowed < (16 if kind == "rms" else 91) * UNIT  # far below the 144 roundings of a sum of any numbers
