@@ -37,6 +37,7 @@ class _Map:
     roundings: float = 0.0
     offset: np.ndarray | None = None
     mean: sp.csr_matrix | None = None
+    counted: bool = False
 
 
 def read_graph_network(
@@ -120,7 +121,7 @@ class _Reader:
             gain = exact(self.origin[f"{op.name}.weight"]) / np.sqrt(variance + float(norm.eps))
             shift = exact(self.origin[f"{op.name}.bias"])
             offset = norm_offset(shift, mean * gain)
-            return _Map(sp.diags(gain).tocsr(), shift - mean * gain, NORM_ROUNDINGS, offset)
+            return _Map(sp.diags(gain).tocsr(), shift - mean * gain, NORM_ROUNDINGS, offset, counted=True)
         if op.kind == "pool" and op.terms != 1:
             if not op.terms:
                 raise ProofError(
@@ -257,6 +258,7 @@ class _Reader:
                     cap=cap,
                     smooth=act.smooth,
                     far=act.far,
+                    counted=part.counted,
                     mean=part.mean,
                     reach=self._reach(number, where, width) if part.mean is not None else None,
                 )
@@ -352,7 +354,7 @@ class _Reader:
             weight = _embedded(rows[:, needed], at, width)
             offset = None if made.offset is None else made.offset[channels]
             mean = None if made.mean is None else _embedded(made.mean[channels][:, needed], at, width)
-            return _Map(weight, made.bias[channels], made.roundings, offset, mean)
+            return _Map(weight, made.bias[channels], made.roundings, offset, mean, made.counted)
         total, start = sp.csr_matrix((len(channels), width)), 0
         for given in op.inputs:
             source = self._same(given)

@@ -76,9 +76,15 @@ class Step:
         far: float = 0.0,
         mean: sp.csr_matrix | None = None,
         reach: np.ndarray | None = None,
+        counted: bool = False,
     ) -> "Step":
-        """Return the step of a map as stored; ``mean`` is what a mean over channels adds to ``inexact``."""
+        """Return the step of a map as stored.
+
+        ``mean`` is what a mean over channels adds to ``inexact``; ``counted``: ``roundings`` count the products too.
+        """
         inexact = abs(weight).tocsr()
+        if counted:
+            inexact.data = np.zeros_like(inexact.data)
         inexact.data = np.where(np.frexp(inexact.data)[0] == 0.5, 0.0, inexact.data)
         inexact.eliminate_zeros()
         inexact = inexact if mean is None else (inexact + mean).tocsr()
@@ -231,6 +237,7 @@ def _norm(
         slope,
         stage,
         roundings=NORM_ROUNDINGS,
+        counted=True,
         offset=norm_offset(shift, mean * gain),
     )
 

@@ -5,6 +5,7 @@ function of one number (`curve`) and bounds the loss on every segment by convexi
 hint about where ψ begins can only make the proof fail.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -171,7 +172,7 @@ def _direct(
     """
     output, error = affine(field, head, np.array([row]), roundoff)
     kink = np.broadcast_to(field.sign_radius(head.weight[row])[0], output[0].shape)
-    error = warp.radius(error) + warp.beyond(output[0])
+    error = warp.radius(error) + max(warp.beyond(output[0])[:2])
     kink, output = warp.radius(kink), warp.inside(output)
     slip, slipped = ((hi - lo) * part for part in warp.slip(values))
     edges = warp.mesh.edges().numpy()
@@ -222,22 +223,24 @@ def _bent(
     # the units read the register with either sign, their biases with the other: bound both
     _, mirrored = affine(field, replace(read, weight=-read.weight), np.array([0]), roundoff)
     kink = np.broadcast_to(field.sign_radius(base)[0], register.shape)
-    beyond = warp.beyond(register)
-    error, mirrored = warp.radius(error) + beyond, warp.radius(mirrored) + beyond
+    fall, rise, steep = warp.beyond(register)
+    error, mirrored = warp.radius(error), warp.radius(mirrored)
     kink, register = warp.radius(kink), warp.inside(register)
     if np.dot(register - register.mean(), values - values.mean()) < 0:
-        register, sign = -register, -sign
+        register, sign, fall, rise = -register, -sign, rise, fall
     factor = unit_of(float(np.ptp(register)), float(np.ptp(values)))
     register, kink, sign = register / factor, kink / factor, sign * factor
+    beyond = (fall / factor, rise / factor)
     difference = register - values  # the register may carry an offset, which ψ's biases take away again
     shift = float(difference.max() + difference.min()) / 2
     away = float((np.abs(difference - shift) + kink).max()) + 2.0**-52 * (1 + abs(shift))
     noise = max(float(error.max()), float(mirrored.max()))
     span = (float((register - kink).min()), float((register + kink).max()))
     limits = (float(values.min()), float(values.max()))
-    slip, slipped = warp.slip(values)
+    slip, slipped = warp.slip(values, steep / factor)
+    away += slip
     parts = follow_curve(
-        steps, chosen, sign, span, limits, shift, away + slip, noise, head, row, loss, (lo, hi), roundoff
+        steps, chosen, sign, span, limits, shift, away, noise, head, row, loss, (lo, hi), roundoff, beyond=beyond
     )
     return replace(parts, rounding=parts.rounding + (hi - lo) * slipped)
 
@@ -256,6 +259,8 @@ def follow_curve(
     loss: one.Loss,
     bounds: tuple[float, float],
     roundoff: float,
+    *,
+    beyond: tuple[float, float] = (0.0, 0.0),
 ) -> Parts:
     """Follow ψ over the span of the register, once in exact arithmetic and once with rounding.
 
@@ -274,26 +279,31 @@ def follow_curve(
         loss: The loss as a function of that output.
         bounds: (lo, hi) of the range.
         roundoff: Unit roundoff of the network's dtype.
+        beyond: How far rounding may take the register below and above its span, counted in ``away`` already. There the
+            pattern may be continued, which is nearer to a ψ that goes on, or not.
 
     Returns:
         The parts of the bound.
     """
     lo, hi = bounds
-    low, high = span[0], max(span[1], span[0] + 1e-12)
     first, bias = steps[0], steps[0].bias[chosen[0]]
     found: list[float] = []
-    for unit, error in ((0.0, 0.0), (roundoff, noise)):
+    for unit, error, (fall, rise) in ((0.0, 0.0, (0.0, 0.0)), (roundoff, noise, beyond)):
+        low, high = span[0] - fall, max(span[1], span[0] + 1e-12) + rise
         followed = one.first_curve(low, high, sign, bias, error, first, unit)
         for depth, step in enumerate(steps[1:], start=1):
             own, stay = split_rows(step, chosen[depth])
             pushed = one.push(followed, step.rows(own).columns(chosen[depth - 1]), unit)
             followed = pushed.beside(followed, np.searchsorted(chosen[depth - 1], stay))
-        followed = followed.refined(np.array(limits) + shift)
+        followed = followed.refined(np.array([limits[0] - fall, *limits, limits[1] + rise]) + shift)
         last = head.rows(np.array([row])).columns(chosen[-1])
         s, bound = one.affine(followed, last, unit)
-        target = lo + (hi - lo) * np.clip(followed.tau - shift, *limits)
-        radius = np.maximum(bound[0, :-1], bound[0, 1:]) if unit else np.zeros(len(target) - 1)
-        found.append(one.deviation(loss, s[0, :-1], s[0, 1:], target[:-1], target[1:], radius))
+        radius = np.maximum(bound[0, :-1], bound[0, 1:]) if unit else np.zeros(len(followed.tau) - 1)
+        worst = math.inf
+        for bottom, top in itertools.product({limits[0], limits[0] - fall}, {limits[1], limits[1] + rise}):
+            target = lo + (hi - lo) * np.clip(followed.tau - shift, bottom, top)
+            worst = min(worst, one.deviation(loss, s[0, :-1], s[0, 1:], target[:-1], target[1:], radius))
+        found.append(worst)
     return Parts((hi - lo) * away, found[0], _more(found[1], found[0]))
 
 

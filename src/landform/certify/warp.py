@@ -30,23 +30,27 @@ class Warp:
 
     Args:
         mesh: The mesh of the box.
+        larger: The mesh with one more cell wherever g may be outside the box.
+        low: Whether it has one below 0, ``[z]``.
+        high: Whether it has one above 1, ``[z]``.
         inner: The box's nodes among those of the larger mesh, ``[nodes]``.
-        nearest: For each node of the larger mesh, the nearest of the box, ``[larger nodes]``.
         exact: How far g is from h in exact arithmetic, in cells, ``[z]``.
         rounded: How much farther it may be through rounding, in cells, ``[z]``.
     """
 
     mesh: Mesh
+    larger: Mesh
+    low: np.ndarray
+    high: np.ndarray
     inner: np.ndarray
-    nearest: np.ndarray
     exact: np.ndarray
     rounded: np.ndarray
 
     @classmethod
     def none(cls, mesh: Mesh) -> "Warp":
         """Return the warp that moves nothing."""
-        nodes = np.arange(mesh.n_nodes)
-        return cls(mesh, nodes, nodes, np.zeros(mesh.z), np.zeros(mesh.z))
+        still = np.zeros(mesh.z)
+        return cls(mesh, mesh, still, still, np.arange(mesh.n_nodes), still, still)
 
     @property
     def reach(self) -> float:
@@ -55,25 +59,46 @@ class Warp:
 
     def inside(self, value: np.ndarray) -> np.ndarray:
         """Return nodal values over the box, ``[rows, nodes]``: those at the point of the box that is nearest to g."""
-        return np.asarray(np.broadcast_to(value, (*value.shape[:-1], len(self.nearest)))[..., self.inner])
+        return np.asarray(np.broadcast_to(value, (*value.shape[:-1], self.larger.n_nodes))[..., self.inner])
 
     def radius(self, bound: np.ndarray) -> np.ndarray:
         """Return a bound over the box from one at g, ``[rows, nodes]``; both are at least 0."""
         return self.inside(bound) + self.reach * float(bound.max(initial=0.0))
 
-    def beyond(self, value: np.ndarray) -> float:
-        """Return how far a P1 function at g may be from its value at the point of the box nearest to g."""
-        if not self.reach:
-            return 0.0
-        return self.reach * float(np.abs(value - value[..., self.inner[self.nearest]]).max(initial=0.0))
+    def beyond(self, value: np.ndarray) -> tuple[float, float, np.ndarray]:
+        """Compare a P1 function at g, ``[nodes]``, with itself at the point of the box nearest to g.
 
-    def slip(self, values: np.ndarray) -> tuple[float, float]:
+        Returns:
+            How far it may lie below, how far above, and how steep it is outside the box along each axis.
+        """
+        grid = value.reshape(self.larger.shape)
+        inside = tuple(slice(int(a), size - int(b)) for a, b, size in zip(self.low, self.high, grid.shape, strict=True))
+        fall, rise, steep = 0.0, 0.0, np.zeros(self.mesh.z)
+        for k in range(self.mesh.z):
+            outer = [np.take(grid, (-1, -2), axis=k)] if self.high[k] else []
+            outer += [np.take(grid, (0, 1), axis=k)] if self.low[k] else []
+            for pair in outer:
+                difference = -np.diff(pair, axis=k)
+                beside = difference[(*inside[:k], slice(None), *inside[k + 1 :])]
+                corner = self.reach * float(np.abs(difference).max())  # what is outside along other axes weighs little
+                down, up = corner - float(beside.min()), corner + float(beside.max())
+                far = float(self.exact[k] + self.rounded[k]) * (1 + 1e-12)
+                fall, rise = fall + far * max(0.0, down), rise + far * max(0.0, up)
+                steep[k] = max(steep[k], down, up)
+        return fall, rise, steep
+
+    def slip(self, values: np.ndarray, outside: np.ndarray | float = 0.0) -> tuple[float, float]:
         """Return how far a pattern at g may be from the pattern at h: in exact arithmetic, and how much more in fact.
 
         On a simplex the k-th component of a P1 function's gradient is a difference along an edge parallel to axis k.
+
+        Args:
+            values: Nodal values of the pattern.
+            outside: How steep its continuation is along each axis.
         """
         grid = values.reshape(self.mesh.shape)
         steep = np.array([np.abs(np.diff(grid, axis=k)).max(initial=0.0) for k in range(self.mesh.z)])
+        steep = np.maximum(steep, outside)
         return float(self.exact @ steep), float(self.rounded @ steep)
 
 
@@ -122,9 +147,8 @@ def warped(field: Field, roundoff: float) -> tuple[Field, Warp] | None:
     larger = Mesh(tuple(n + 1 + int(more) for n, more in zip(mesh.cells, low, strict=True)))
     place = larger.indices().numpy() - low
     clipped = np.clip(place, 0, np.array(mesh.cells))
-    nearest = clipped @ np.array(mesh.strides)
     inner = np.flatnonzero((clipped == place).all(axis=1))
-    warp = Warp(mesh, inner, nearest, exact, rounded)
+    warp = Warp(mesh, larger, low, np.ones(z), inner, exact, rounded)
     value = _extended(field.value, mesh, low)
     steep = np.stack([_steepest(value, larger, k) for k in range(z)], axis=1)
     moved = steep @ (exact + rounded) * (1 + 1e-12)  # a P1 function at g and at h

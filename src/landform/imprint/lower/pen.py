@@ -18,6 +18,8 @@ from landform.program.program import Layer
 LARGE = {torch.float32: 2.0**30, torch.float64: 2.0**50}
 """By what units of smooth activations are multiplied: κ/LARGE is below a rounding, and cubes (in GELU) are finite."""
 
+MANY = 1 << 30  # channels that are one: wherever there is room
+
 
 @dataclass
 class Pen:
@@ -28,7 +30,7 @@ class Pen:
         maps: The operation of each map, by name.
         gain: By what units are written too large, a power of two: 1, or where activations are smooth `LARGE`.
         dry: Write nothing, only check what fits.
-        ones: Whether to keep a channel that is one, from which constants can be read.
+        ones: How many stages may keep a channel that is one, from which constants can be read.
         parameters: What was written, by qualified name.
     """
 
@@ -36,12 +38,13 @@ class Pen:
     maps: Mapping[str, Op]
     gain: float = 1.0
     dry: bool = False
-    ones: bool = True
+    ones: int = MANY
     parameters: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.modules = dict(self.model.named_modules())
         self.dtype = next(self.model.parameters()).dtype
+        self.made = 0  # channels that are one
 
     def factor(self, bound: np.ndarray, cap: float) -> np.ndarray:
         """Return by what to multiply units: 1, less where a cap is near, or the gain."""
@@ -158,8 +161,10 @@ class Pen:
 
     def one(self, stage: Plain, channel: int) -> int | None:
         """Make a channel one, times the gain, by constants of a stage's norms; return it, None where it cannot be."""
-        if not self.ones or not stage.norms or stage.times != 1.0 or channel >= stage.width or stage.cap < self.gain:
+        room = channel < stage.width and stage.cap >= self.gain
+        if self.made >= self.ones or not stage.norms or stage.times != 1.0 or not room:
             return None
+        self.made += 1
         if not self.dry:
             for norm in stage.norms:
                 bias = self.parameters[f"{norm}.bias"]

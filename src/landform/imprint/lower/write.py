@@ -17,7 +17,7 @@ from torch import nn
 from landform.errors import CapacityError
 from landform.imprint.lower.branches import write_branch
 from landform.imprint.lower.linear import Lowered
-from landform.imprint.lower.pen import LARGE, Pen
+from landform.imprint.lower.pen import LARGE, MANY, Pen
 from landform.imprint.lower.registers import (
     Registers,
     require_bent,
@@ -60,7 +60,7 @@ def write_stages(
         writer = Writer(stages, program, model, _pen(stages, model))
         registers = _run(writer)
     except CapacityError:  # without channels that are one there is more room, and more rounding
-        writer = Writer(stages, program, model, _pen(stages, model, ones=False))
+        writer = Writer(stages, program, model, _pen(stages, model, ones=_most_ones(stages, program, model)))
         registers = _run(writer)
     require_bent(registers, stages.heads[0].linear)
     readout = writer.program.readout
@@ -82,12 +82,26 @@ def checker(stages: Stages, model: nn.Module) -> Callable[[Program], None]:
     """Return a function that raises `CapacityError` if a program cannot be placed; nothing dense is made."""
 
     def check(program: Program) -> None:
-        _run(Writer(stages, program, model, _pen(stages, model, dry=True, ones=False)))
+        _run(Writer(stages, program, model, _pen(stages, model, dry=True, ones=0)))
 
     return check
 
 
-def _pen(stages: Stages, model: nn.Module, *, dry: bool = False, ones: bool = True) -> Pen:
+def _most_ones(stages: Stages, program: Program, model: nn.Module) -> int:
+    """Return how many of the first stages may keep a channel that is one, so that the program still finds room."""
+    ones = MANY
+    while ones:
+        pen = _pen(stages, model, dry=True, ones=ones)
+        try:
+            _run(Writer(stages, program, model, pen))
+        except CapacityError:
+            ones = max(pen.made - 1, 0)
+        else:
+            break
+    return ones
+
+
+def _pen(stages: Stages, model: nn.Module, *, dry: bool = False, ones: int = MANY) -> Pen:
     gain = LARGE[next(model.parameters()).dtype] if stages.smooth else 1.0
     return Pen(model, stages.maps, gain, dry=dry, ones=ones)
 
