@@ -1,21 +1,26 @@
 """Executors: real threads, real processes, a real dask cluster; killed workers."""
 
 import concurrent.futures
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
 
+import landform as lf
+from landform.data import spill
 from landform.errors import ExecutorError, InputError, MissingExtraError
 from landform.scan import cluster as dask_side
 from landform.scan.executor import FuturesPool, HerePool, open_pool
+from landform.scan.plan import build_engine
 from landform.scan.run import run
 from landform.scan.worker import Item, Payload, compute, forget, keep, pin_device
 
@@ -255,3 +260,24 @@ def test_workers_share_out_the_devices(monkeypatch):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == device
     pin_device(0)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"  # chosen already
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files without a name are reached through /proc")
+def test_data_larger_than_memory_are_named_for_workers_of_this_machine_and_not_copied():
+    torch.manual_seed(0)
+    x, y = torch.rand(3000, 64), torch.randint(10, (3000,))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=500)
+    task = lf.Task(torch.nn.Linear(64, 10), data=lf.load_data(loader, max_bytes=100_000))
+    plane = lf.random_plane(task, seed=0)
+    factory = partial(build_engine, task, plane)
+    far, near = Payload.of(factory), Payload.of(factory, same_machine=True)
+    assert len(near.data) < 50_000
+    assert len(far.data) > x.nbytes
+    wanted = lf.scan(task, plane, grid=3)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+        assert (lf.scan(task, plane, grid=3, executor=executor).loss == wanted.loss).all()
+    before = len(spill._descriptors)
+    del task, plane, factory
+    gc.collect()
+    assert len(spill._descriptors) == before - 2  # of inputs and targets

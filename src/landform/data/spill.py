@@ -1,8 +1,10 @@
 """Data sets larger than memory: rows are written to files as they come, and read from there as tensors."""
 
 import contextlib
+import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -16,11 +18,57 @@ FLUSH = 1 << 22
 """Bytes of rows that are collected before they are written: samples may come one by one."""
 
 
+_descriptors: dict[int, int] = {}
+"""Open files without a name, by the address that they are mapped to, for as long as tensors read them."""
+
+Place = tuple[str, torch.dtype, int, tuple[int, ...], tuple[int, ...], int]
+"""Path, dtype, numbers of the file, and shape, strides and offset of a tensor in it."""
+
+
+def place_of(value: Tensor) -> Place | None:
+    """Say where another process of this machine finds a tensor's numbers, if they are in a file (Linux).
+
+    Args:
+        value: Any tensor.
+
+    Returns:
+        What `map_place` takes there, for as long as this process holds the data; None for tensors in memory.
+
+    Example:
+        >>> place_of(torch.ones(3)) is None
+        True
+    """
+    storage = value.untyped_storage()
+    descriptor = _descriptors.get(storage.data_ptr()) if value.device.type == "cpu" else None
+    if descriptor is None:
+        return None
+    path = f"/proc/{os.getpid()}/fd/{descriptor}"
+    shape = tuple(value.shape), value.stride(), int(value.storage_offset())
+    return path, value.dtype, storage.nbytes() // value.element_size(), *shape
+
+
+def map_place(path: str, dtype: torch.dtype, size: int, shape: tuple[int, ...], *strides: object) -> Tensor:
+    """Map what `place_of` named, in another process of the machine."""
+    return torch.from_file(path, shared=False, size=size, dtype=dtype).as_strided(shape, *strides)  # type: ignore[arg-type]
+
+
+def _keep_open(flat: Tensor, path: str) -> None:
+    if Path("/proc/self/fd").exists():
+        storage = flat.untyped_storage()  # lives as long as any tensor that reads from it
+        _descriptors[storage.data_ptr()] = os.open(path, os.O_RDONLY)
+        weakref.finalize(storage, _close, storage.data_ptr())
+
+
+def _close(address: int) -> None:
+    os.close(_descriptors.pop(address))
+
+
 class Spill:
     """Tensors that grow row by row in files, and end as tensors that the system reads from them page by page.
 
     The files have no names once they are mapped: the room is given back when the tensors are let go of, or the process
-    ends in whatever way. Pages in memory are the system's cache, which it takes back when it needs to.
+    ends in whatever way; until then processes of this machine can map them too (`place_of`). Pages in memory are the
+    system's cache, which it takes back when it needs to.
 
     Args:
         folder: Where there is room; None for the system's folder for temporary files.
@@ -85,6 +133,7 @@ class Spill:
             with self._said():
                 file.close()
                 flat = torch.from_file(file.name, shared=False, size=size, dtype=dtype)
+                _keep_open(flat, file.name)
             found[role] = flat.view(self._rows, *shape)
         return found
 

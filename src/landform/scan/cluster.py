@@ -73,7 +73,7 @@ class DaskPool(AbstractPool):
         else:
             self._client = _connect(str(cluster))
         try:
-            payload = Payload.of(factory)
+            payload = Payload.of(factory, same_machine=self._local is not None)
             self._plugin = _Deliver(payload)
             self._key = payload.key
             self._register()

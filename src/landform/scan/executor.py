@@ -18,6 +18,9 @@ AHEAD = 3
 """Items under way for each worker: one computed, the others waiting so that it never is."""
 
 
+_OF_THIS_MACHINE = (concurrent.futures.ProcessPoolExecutor, concurrent.futures.ThreadPoolExecutor)
+
+
 class AbstractPool(abc.ABC):
     """Computes items; a context manager that lets go of what it started."""
 
@@ -76,7 +79,7 @@ class FuturesPool(AbstractPool):
 
     def __init__(self, executor: concurrent.futures.Executor, factory: Factory) -> None:
         self._executor = executor
-        self._payload = Payload.of(factory)
+        self._payload = Payload.of(factory, same_machine=isinstance(executor, _OF_THIS_MACHINE))
         self._workers = int(getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
         self._free = isinstance(executor, concurrent.futures.ThreadPoolExecutor)  # nothing is copied to a thread
         self._lacking = self._having = 0

@@ -1,6 +1,7 @@
 """What happens where the work is done: an engine is built from a payload once, and items are computed with it."""
 
 import hashlib
+import io
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from landform.data.spill import map_place, place_of
 from landform.errors import ExecutorError
 from landform.scan.engine.base import AbstractEngine
 
@@ -32,11 +34,13 @@ class Payload:
     data: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, factory: Factory) -> "Payload":
+    def of(cls, factory: Factory, *, same_machine: bool = False) -> "Payload":
         """Pickle a factory.
 
         Args:
             factory: A function of nothing that builds an engine.
+            same_machine: Whether workers are on this machine: data that are larger than memory, and kept in files, are
+                named then and not copied.
 
         Returns:
             The payload.
@@ -44,10 +48,21 @@ class Payload:
         Raises:
             TypeError: From pickle, if something in it (an open file, a lock, a running iterator) cannot travel.
         """
-        import cloudpickle
-
-        data = cloudpickle.dumps(factory)
+        data = _dumps(factory, files=same_machine)
         return cls(hashlib.sha256(data).hexdigest(), data)
+
+
+def _dumps(factory: Factory, *, files: bool) -> bytes:
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: object) -> Any:
+            place = place_of(obj) if files and type(obj) is torch.Tensor else None
+            return super().reducer_override(obj) if place is None else (map_place, place)
+
+    with io.BytesIO() as file:
+        Pickler(file).dump(factory)
+        return file.getvalue()
 
 
 @dataclass(frozen=True, eq=False)
