@@ -1,7 +1,7 @@
 """A picture in the loss of a CNN that still does its job: Theorem 2 on Fashion-MNIST.
 
 A small CNN is trained on all 60,000 images, half a minute on one core. Then a photograph is compiled into it twice, for
-its loss over 1,000 of them (``--samples``):
+its loss over 500 of them (``--samples``):
 
     offset       the mean loss over the data follows the picture; its darkest point is the trained network, as it was
     per sample   the loss of *every* image that the network gets right follows the picture, and every prediction is kept
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description="A picture in the loss of a trained CNN.")
     parser.add_argument("--pattern", default="demo", help="what Pattern.parse takes (default: a cat)")
     parser.add_argument("--resolution", type=int, default=None, help="cells an axis (default: 32)")
-    parser.add_argument("--samples", type=int, default=1000, help="training images that the loss is taken over")
+    parser.add_argument("--samples", type=int, default=500, help="training images that the loss is taken over")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the pictures (default: here)")
     parser.add_argument("--quick", action="store_true", help="8 cells, digits")
@@ -64,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         axes = figure.subplots(2, 1)
     for ax, method in zip(axes, ("offset", "per-sample"), strict=True):
         begin = time.perf_counter()
-        made = lf.imprint(
-            pattern, task, method=method, scores="own", form="hats"
-        )  # strips: a tenth of the weights, a weaker proof
+        made = lf.imprint(pattern, task, method=method, scores="own", form="hats")  # strips: a weaker proof in float32
         print(f"\n{method}: {made.parameters:,} parameters, made and proved in {time.perf_counter() - begin:.1f} s")
         print("\n".join(f"  {note}" for note in made.meta["notes"]))
         print(f"  {made.certificate}")
