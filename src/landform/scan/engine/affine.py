@@ -15,7 +15,7 @@ from landform.scan.engine.blocks import AbstractBlocks, Part
 from landform.scan.engine.buffered import buffered
 from landform.scan.engine.cut import Cut, Frontier, Scratch
 from landform.scan.engine.fold import fold
-from landform.scan.engine.own import Affine, Theta, UnsupportedError, aliases, compute_dtype, own_copy
+from landform.scan.engine.own import Affine, Theta, UnsupportedError, compute_dtype, moved_names, own_copy
 from landform.scan.engine.reading import Reading
 from landform.scan.engine.source import Block
 from landform.scan.engine.spread import parts, spread
@@ -111,10 +111,7 @@ class AffineEngine(AbstractBlocks):
         if hooked(task.model):
             raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
         model, tensors = own_copy(task.model, subspace.origin, dtype=compute_dtype(task.model))
-        names = aliases(task.model)
-        under = {names[name]: name for name in subspace.moved}
-        if len(under) != len(subspace.moved):
-            raise UnsupportedError("tied parameters are moved under two names")
+        under = moved_names(task.model, subspace.moved)
         steps = {
             id(tensors[name]): Affine(
                 tensors[name].detach(),

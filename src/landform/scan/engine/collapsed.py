@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from landform.scan.engine.affine import AffineEngine, StackedEngine, require_plain
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
-from landform.scan.engine.own import UnsupportedError, aliases, own_copy
+from landform.scan.engine.own import UnsupportedError, moved_names, own_copy
 from landform.scan.engine.source import Source
 from landform.scan.engine.trace import PRODUCTS, has_hooks, is_shape, trace
 from landform.subspace import Subspace
@@ -126,14 +126,13 @@ def require_independent(task: Task, subspace: Subspace) -> None:
     assert isinstance(task.model, nn.Module)
     if any(module._forward_hooks or module._forward_pre_hooks for module in task.model.modules()):
         raise UnsupportedError("hooks may read the input")
-    names = aliases(task.model)
     own = dict(task.model.named_parameters(remove_duplicate=False))
     origin = {id(own[name]): value for name, value in subspace.origin.items() if name in own}
     layers = [module for module in task.model.modules() if type(module) in PRODUCTS]
     weights = (cast("Tensor", layer.weight) for layer in layers)
     if all(bool(origin.get(id(weight), weight).any()) for weight in weights):
         raise UnsupportedError("no layer has weights of zero")  # seen without tracing, which takes milliseconds
-    under = {names[name]: name for name in subspace.moved}
+    under = moved_names(task.model, subspace.moved)
     model, tensors = own_copy(task.model, subspace.origin)
     zero = {
         id(value): not bool(value.any())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from landform.scan.engine.affine import require_plain
 from landform.scan.engine.blocks import AbstractBlocks, Part
 from landform.scan.engine.memo import Memos, Prepared
-from landform.scan.engine.own import UnsupportedError, aliases, compute_dtype, own_copy
+from landform.scan.engine.own import UnsupportedError, compute_dtype, moved_names, own_copy
 from landform.subspace import Subspace
 from landform.task import Task
 from landform.task.running import moved, takes_names
@@ -107,10 +107,7 @@ class InplaceEngine(AbstractBlocks):
         _require_readable(task.model)
         dtype = compute_dtype(task.model)
         model, tensors = own_copy(task.model, subspace.origin, dtype=dtype if memo else None)
-        names = aliases(task.model)
-        under = {names[name]: name for name in subspace.moved}
-        if len(under) != len(subspace.moved):
-            raise UnsupportedError("tied parameters are moved under two names")
+        under = moved_names(task.model, subspace.moved)
         by_id = {id(tensors[name]): alias for name, alias in under.items()}
         self._point = _Point(subspace, dtype)
         for module in model.modules():

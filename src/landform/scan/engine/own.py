@@ -25,6 +25,19 @@ def aliases(model: nn.Module) -> dict[str, str]:
     return found
 
 
+def moved_names(model: nn.Module, moved: Sequence[str]) -> dict[str, str]:
+    """Map the first name of every moved tensor to the name that a subspace calls it by.
+
+    Raises:
+        UnsupportedError: One tensor is moved under two names.
+    """
+    names = aliases(model)
+    found = {names[name]: name for name in moved}
+    if len(found) != len(moved):
+        raise UnsupportedError("tied parameters are moved under two names")
+    return found
+
+
 def compute_dtype(model: nn.Module) -> torch.dtype | None:
     """Return float32 for a model with numbers of half precision, which is moved and run in it; else None."""
     half = any(value.dtype in HALF for value in [*model.parameters(), *model.buffers()])
