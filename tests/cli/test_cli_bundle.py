@@ -85,6 +85,7 @@ def test_scan_in_every_format(run, made, tmp_path):
     truth = xarray.open_zarr("bowl.surface.zarr", consolidated=False).load()
     assert truth.attrs["data"] == "digits (train)"
     assert (truth["samples"] == 1442).all()
+    assert (truth["status"] == 0).all()  # measured, although only label statistics are stored
     assert run("scan", made, "--no-picture", "-o", "s.nc").code == 0
     with xarray.open_dataset("s.nc") as again:
         np.testing.assert_array_equal(again["loss"].values, truth["loss"].values)

@@ -261,6 +261,8 @@ def _array(values: Tensor, shape: Sequence[int]) -> Any:
 def _status(estimate: Estimate, columns: Sequence[int]) -> Tensor:
     value, used = estimate.value[:, list(columns)], estimate.samples.cpu() > 0
     finite = torch.isfinite(value).all(dim=1).cpu()
+    if not used.any():  # a bundle's label statistics count no samples, and there is nothing to interpolate between
+        used = finite
     absent = value.isnan().any(dim=1).cpu() & ~used
     status = torch.where(used, MEASURED, INTERPOLATED)
     status[~finite] = NOT_FINITE
