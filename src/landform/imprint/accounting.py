@@ -119,15 +119,13 @@ class Accounting:
     def __str__(self) -> str:
         """Show the table and the histogram."""
         r = self.row
+        best = f" (of those served {r['max_served']:.2e})" if r["served"] else ""
         lines = [
             (
                 f"{r['data']}: {r['samples']} {self.of} at {len(self.h)} points, {100 * r['served']:.2f} % served"
                 f" (error at most {self.tolerance:g} {self.unit})"
             ),
-            (
-                f"  max_i {r['max']:.2e} (of those served {r['max_served']:.2e}) | mean {r['mean']:.2e}"
-                f" | |L - T| {r['loss']:.2e}"
-            ),
+            (f"  max_i {r['max']:.2e}{best} | mean {r['mean']:.2e} | |L - T| {r['loss']:.2e}"),
         ]
         counts, edges = self.histogram()
         for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):

@@ -57,8 +57,9 @@ def error_histogram(
         own = new_figure(6.6, 3.1).add_subplot() if ax is None else ax
         for values, each, colour in zip(worst, found, _colours(len(found)), strict=True):
             r = each.row
+            most = f", at most {r['max_served']:.1e}" if r["served"] else ""
             label = (
-                f"{plain(each.name)}: {100 * r['served']:.2f} % served, at most {r['max_served']:.1e}\n"
+                f"{plain(each.name)}: {100 * r['served']:.2f} % served{most}\n"
                 f"mean of errors {r['mean']:.1e}, |L − T| {r['loss']:.1e}"
             )
             own.hist(
