@@ -32,6 +32,7 @@ NETS: dict[str, Any] = {
     "DenseNet-like, growth 24": networks.densenet,
     "ResNet-20, shortcuts without weights": lambda: networks.resnet20(maps=False),
     "ResNet-20, GELU": lambda: networks.resnet20(act=nn.GELU),
+    "ResNet-18, GroupNorm (32 groups)": lambda: networks.grouped(networks.resnet18(), 32),
     "gated bottlenecks, Hardswish, 4 of 32": networks.squeezed,
     "up and down, transposed, SiLU": networks.upsampling,
     "MTCNN's O-Net (pretrained)": pretrained.onet,

@@ -13,7 +13,7 @@ from landform.imprint.collapsed import losses_at
 from landform.imprint.lower.network import read
 from landform.imprint.lower.stages import slots
 from landform.program.capacity import capacity
-from landform.testing.networks import ResNet
+from landform.testing.networks import ResNet, grouped
 
 torch.set_num_threads(1)
 PATTERN = lf.Pattern(torch.from_numpy(np.random.default_rng(0).random((5, 5))))
@@ -26,16 +26,6 @@ def convolutional(norm, act=nn.ReLU, *, bias=False):
         layers += [nn.Conv2d(channels, width, 3, padding=1, bias=bias), norm(width), act()]
         channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
-
-
-def grouped(net, groups):
-    """Put GroupNorm in the place of BatchNorm everywhere."""
-    for name, child in net.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(net, name, nn.GroupNorm(groups, child.num_features))
-        else:
-            grouped(child, groups)
-    return net
 
 
 def perceptron():
@@ -59,7 +49,7 @@ NETS = {
     "eight groups, biases": lambda: convolutional(lambda width: nn.GroupNorm(8, width), bias=True),
     "one group, GELU": lambda: convolutional(lambda width: nn.GroupNorm(1, width), nn.GELU),
     "leaky": lambda: convolutional(lambda width: nn.GroupNorm(4, width), lambda: nn.LeakyReLU(0.1)),
-    "residual": lambda: grouped(ResNet(stem=32, widths=((32, 1), (48, 2), (64, 2)), blocks=2).eval(), 8),
+    "residual": lambda: grouped(ResNet(stem=32, widths=((32, 1), (48, 2), (64, 2)), blocks=2), 8),
     "layer norm": perceptron,
     "instance norm with statistics": lambda: convolutional(
         lambda width: nn.InstanceNorm2d(width, affine=True, track_running_stats=True)

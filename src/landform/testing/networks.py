@@ -277,6 +277,25 @@ def vgg11() -> nn.Sequential:
     return vgg(64, 128, 256, 256, 512, 512, 512, 512, pooled=(0, 1, 3, 5, 7), hidden=512)
 
 
+def grouped(net: nn.Module, groups: int) -> nn.Module:
+    """Put a GroupNorm in the place of every BatchNorm2d of a network, which is changed and returned.
+
+    Args:
+        net: The network.
+        groups: Groups of each norm.
+
+    Example:
+        >>> grouped(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), 4).get_submodule("1").num_groups
+        4
+    """
+    for name, child in net.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(net, name, nn.GroupNorm(groups, child.num_features))
+        else:
+            grouped(child, groups)
+    return net.eval()
+
+
 def resnet18() -> nn.Module:
     """Build ResNet-18 for 3 × 32 × 32 (a 3×3 stem, no pool)."""
     return with_statistics(ResNet())
