@@ -12,7 +12,7 @@ group is that of r rows instead of n, but every group adds its own rounding, and
 import numpy as np
 
 from landform.program.program import Program, Stack, Units
-from landform.program.strips import Strips, _line_at_nodes, strips
+from landform.program.strips import Strips, _line_at_nodes, rising
 
 
 def grouped(values: np.ndarray, r: int) -> Program:
@@ -27,7 +27,7 @@ def grouped(values: np.ndarray, r: int) -> Program:
     """
     n = len(values) - 1
     count = n // r
-    forms = [strips(values[:, g * r : (g + 1) * r + 1]) for g in range(count)]
+    forms = [rising(values[:, g * r : (g + 1) * r + 1]) for g in range(count)]
     stack = Stack(2)
     group = np.arange(count)
     scaled = [("h", np.ones(count, dtype=int), float(n))]

@@ -108,6 +108,15 @@ def _with_falling(
 
 def strips(values: Float64[np.ndarray, "rows columns"]) -> Strips:
     """Compute the strip form of nodal values ``[n_1 + 1, n_2 + 1]``, exact in real arithmetic."""
+    cells = (values.shape[0] - 1, values.shape[1] - 1)
+    form = rising(values)
+    units, unit_bias = _with_falling(form.units, form.unit_bias, cells)
+    line, line_bias = _with_falling(form.line, np.array([form.line_bias]), cells)
+    return Strips(units, unit_bias, line, float(line_bias[0]), form.offset)
+
+
+def rising(values: Float64[np.ndarray, "rows columns"]) -> Strips:
+    """Compute the strip form over hinges that all rise, relu(t − k)."""
     n1, n2 = values.shape[0] - 1, values.shape[1] - 1
     a, b = values[:, :-1].T, values[:, 1:].T  # [n2, n1 + 1]: rows j and j + 1 along x
     c = np.round((b - a).mean(axis=1) / C_QUANTUM) * C_QUANTUM
@@ -126,7 +135,6 @@ def strips(values: Float64[np.ndarray, "rows columns"]) -> Strips:
     rows, bias = _expand(f1_step, g3_step, c_step, constant)
     rows["lin1"] += (slope)[:, None]  # D_j + M_j(y − j); below the base the whole row changes sign
     unit_bias = bias - slope * j
-    rows, unit_bias = _with_falling(rows, unit_bias, (n1, n2))
     units = {group: sign[:, None] * block for group, block in rows.items()}
 
     line, line_bias = _expand(f1[base : base + 1], g3[base : base + 1], c[base : base + 1], -c[base : base + 1] * base)
@@ -137,7 +145,6 @@ def strips(values: Float64[np.ndarray, "rows columns"]) -> Strips:
     total = _line_at_nodes(line, float(line_bias[0]), n1, n2)
     offset = max(0.0, -float(total.min()))
     offset = float(2.0 ** np.ceil(np.log2(offset))) if offset else 0.0  # a power of two adds no digits
-    line, line_bias = _with_falling(line, line_bias, (n1, n2))
     return Strips(units, sign * unit_bias, line, float(line_bias[0]) + offset, offset)
 
 
