@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from landform.errors import ExecutorError, InputError, MissingExtraError
 from landform.scan.engine.base import AbstractEngine
+from landform.scan.pages import hold_pages, release_pages
 from landform.scan.worker import Answer, Factory, Item, Payload, answer, build, compute, forget, front_of
 
 AHEAD = 3
@@ -59,14 +60,24 @@ class HerePool(AbstractPool):
         self._factory = factory
         self._engine: AbstractEngine | None = None
         self._front = b""
+        self._holds = False
 
     def compute(self, items: Iterable[Item]) -> Generator[Answer]:
         """Compute items in their order."""
+        if not self._holds:
+            self._holds = True
+            hold_pages()
         for item in items:
             if self._engine is None or self._front != front_of(item):
                 self._engine = None  # the old one's memory, before the new one takes its own
                 self._engine, self._front = build(self._factory, item), front_of(item)
             yield answer(self._engine, item)
+
+    def close(self) -> None:
+        """Give back the memory that was kept between items."""
+        if self._holds:
+            self._holds = False
+            release_pages()
 
 
 class FuturesPool(AbstractPool):
