@@ -30,7 +30,11 @@ CACHE = 512 << 20
 BATCH = (32, 1024)
 """Samples a block at least and at most: weights are written anew for each, which many rows of products outweigh."""
 NUMBERS = 1 << 20
-"""Numbers of the largest value of a block: 4 MB in float32, which caches of the second and third level hold."""
+"""Numbers of the largest value of a block, where all cores share it and every point writes many weights (4 MB)."""
+CONVOLVED = 1 << 21
+"""The same where cores share convolutions: these wait for each other at every layer, the less often the larger it is."""
+ALONE = 1 << 19
+"""The same where each core has a block of its own in its second-level cache."""
 LANES = 1 << 22
 """Numbers written a point (16 MB in float32) up to which each core has tensors of its own, and computes other points;
 from there on products are large enough for all cores to share one."""
@@ -130,7 +134,9 @@ class AffineEngine(AbstractBlocks):
             early = self.cut.early(self._inputs(self._source.block(0, 1)))
             self._theta.write((0.0,) * subspace.z)
             self.widest = self.cut.widest(early)
-        fit = 1 << max(0, NUMBERS // self.widest).bit_length() - 1 if self.widest <= NUMBERS else 1
+        # by structure alone: on any number of cores blocks are the same, and so are the last digits
+        numbers = CONVOLVED if self.cut.convolves else ALONE if self.written <= LANES else NUMBERS
+        fit = 1 << max(0, numbers // self.widest).bit_length() - 1 if self.widest <= numbers else 1
         self._size = batch_size or min(max(fit, BATCH[0]), BATCH[1])
 
     @property
