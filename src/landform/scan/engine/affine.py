@@ -32,7 +32,7 @@ BATCH = (32, 1024)
 NUMBERS = 1 << 20
 """Numbers of the largest value of a block, where all cores share it and every point writes many weights (4 MB)."""
 CONVOLVED = 1 << 21
-"""The same where cores share convolutions: these wait for each other at every layer, the less often the larger it is."""
+"""The same where cores share convolutions: these wait for each other at every layer, less often if it is large."""
 ALONE = 1 << 19
 """The same where each core has a block of its own in its second-level cache."""
 LANES = 1 << 22
