@@ -6,7 +6,7 @@ import torch
 from landform.errors import ArchitectureError
 from landform.imprint.lower.anatomy import anatomy_of
 from landform.imprint.lower.grow import grow
-from landform.imprint.lower.stream import outputs_of
+from landform.imprint.lower.overhear import outputs_of
 from landform.testing.transformers import encoder, gpt2, llama, vit
 
 pytest.importorskip("transformers")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from landform.certify.propagate import SLACK, ProofError
-from landform.imprint.lower.stream import Map, Mlp, Norm, Stream, is_norm
+from landform.imprint.lower.overhear import is_norm
+from landform.imprint.lower.stream import Map, Mlp, Norm, Stream
 from landform.mesh import Mesh
 from landform.subspace import Subspace
 

@@ -101,7 +101,7 @@ def stream_outputs(imprint: Imprint, h: Float64[Tensor, "points z"]) -> Tensor:
     The coordinates enter at one norm; a hook gives each row of the batch the norm's output at its own point, which is
     the bias plus the moved biases, or (RMSNorm) the normalised constants times the moved gains.
     """
-    from landform.imprint.lower.stream import outputs_of
+    from landform.imprint.lower.overhear import outputs_of
 
     (key,) = imprint.subspace.moved
     name, _, which = key.rpartition(".")

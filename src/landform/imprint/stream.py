@@ -18,13 +18,14 @@ from landform.calling import as_found
 from landform.errors import ArchitectureError, CapacityError, InputError
 from landform.imprint.constant import AMPLE, DEFAULT_EPSILON, Options, bounds_of, fit_curve, rewritten
 from landform.imprint.imprint import Imprint
+from landform.imprint.lower.overhear import call_model, outputs_of
 from landform.imprint.lower.post_norm import PostStream, find_any_stream, room_after, write_post_stream
 from landform.imprint.lower.smooth import (
     check_weights,
     room_of,
     write_stream,
 )
-from landform.imprint.lower.stream import Stream, call_model, outputs_of
+from landform.imprint.lower.stream import Stream
 from landform.imprint.widening.configured import is_configured
 from landform.imprint.widening.enough import least_hidden
 from landform.pattern import Pattern, SumPattern

@@ -10,7 +10,7 @@ from landform.errors import DataError
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.anatomy import Anatomy, anatomy_of
 from landform.imprint.lower.beside_stream import Scales, gains_of
-from landform.imprint.lower.stream import outputs_of
+from landform.imprint.lower.overhear import outputs_of
 from landform.imprint.tokens import counting, inputs_of, step_of, tokens_of
 from landform.response.token_offset import TokenOffsetResponse
 from landform.task import Task

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from landform.errors import InputError
 from landform.imprint.lower.anatomy import Anatomy
-from landform.imprint.lower.stream import Norm, outputs_of
+from landform.imprint.lower.overhear import outputs_of
+from landform.imprint.lower.stream import Norm
 from landform.task import Task
 
 TOKENS_AT_ONCE = 1 << 13

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from landform.errors import ArchitectureError
-from landform.imprint.lower.stream import Call, Map, Norm, Stream, close, is_norm, map_of, norm_of, overhear, stream_in
+from landform.imprint.lower.overhear import Call, is_norm, overhear
+from landform.imprint.lower.stream import Map, Norm, Stream, close, map_of, norm_of, stream_in
 
 
 @dataclass(frozen=True)

@@ -20,20 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from landform.errors import ArchitectureError, CapacityError
+from landform.imprint.lower.overhear import Call, is_norm, overhear
 from landform.imprint.lower.smooth import PAIR_SIZE, SATURATED, STEEP, balances, units_of, weigh
 from landform.imprint.lower.stream import (
     ACTIVATIONS,
-    Call,
     Map,
     Mlp,
     Norm,
     Stream,
     close,
     described,
-    is_norm,
     map_of,
     norm_of,
-    overhear,
     perceptron,
     reads,
     stream_in,

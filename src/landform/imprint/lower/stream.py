@@ -11,11 +11,8 @@ their like. LayerNorm and RMSNorm; plain and gated perceptrons, with or without 
 identity. Where the width of the stream changes on the way, what comes after the last change is used.
 """
 
-import copy
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +21,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from landform.calling import as_found, split_heads
 from landform.errors import ArchitectureError
+from landform.imprint.lower.overhear import Call, is_map, is_norm, is_tap, overhear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -148,16 +145,6 @@ class Stream:
     positions: bool
     pooled: int = 1
     pooled_first: bool = False
-
-
-@dataclass
-class Call:
-    """One call of a module, as overheard."""
-
-    name: str
-    module: nn.Module
-    given: Tensor
-    returned: Tensor
 
 
 def has_stream(model: nn.Module) -> bool:
@@ -317,14 +304,10 @@ def _vectors(names: Mapping[str, Any], width: int) -> list[tuple[str, Tensor]]:
 def _stream_before(calls: Sequence[Call], position: int) -> tuple[Tensor, Call | None]:
     """Return the stream that a norm reads, channels last: its input, or that of a depthwise convolution before it."""
     norm = calls[position]
-    tap = calls[position - 1] if position and _is_tap(calls[position - 1].module) else None
+    tap = calls[position - 1] if position and is_tap(calls[position - 1].module) else None
     if tap is None or not close(norm.given, tap.returned.movedim(1, -1)):
         return norm.given, None
     return tap.given.movedim(1, -1), tap
-
-
-def _is_tap(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) and module.groups == module.in_channels == module.out_channels > 1
 
 
 def _tap(call: Call | None) -> Tap | None:
@@ -339,68 +322,6 @@ def _tap(call: Call | None) -> Tap | None:
         raise ArchitectureError(f"convolution '{call.name}' has no centre tap that keeps every pixel in place")
     centre = tuple((size - 1) // 2 for size in module.kernel_size)
     return Tap(f"{call.name}.weight", f"{call.name}.bias" if module.bias is not None else None, centre)
-
-
-def overhear(model: nn.Module, sample: Any) -> tuple[list[Call], nn.Module]:
-    """Run a copy with random weights and record every norm and linear map, in order; return them and the copy."""
-    network = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in network.named_parameters():
-            if not value.is_floating_point() or value.is_meta:
-                raise ArchitectureError(
-                    f"parameter '{name}' is {value.dtype} on {value.device}; load the weights first"
-                )
-            scale = 1 / math.sqrt(max(1, value.shape[-1])) if value.ndim > 1 else 0.5
-            value.copy_(torch.randn(value.shape, generator=generator) * scale + (value.ndim == 1))
-    calls: list[Call] = []
-    with ExitStack() as stack:
-        for name, module in network.named_modules():
-            if is_norm(module) or _is_map(module) or _is_source(module) or _is_tap(module):
-                hook = module.register_forward_hook(_recorder(name, module, calls))
-                stack.callback(hook.remove)
-        stack.enter_context(as_found(network))
-        stack.enter_context(torch.no_grad())
-        try:
-            call_model(network, sample)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise ArchitectureError(f"{type(model).__name__} could not be run on a sample: {error}") from error
-    names = [call.name for call in calls]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ArchitectureError(f"module '{twice}' is used more than once in a forward pass; every layer needs its own")
-    return calls, network
-
-
-def call_model(model: nn.Module, inputs: Any) -> Any:
-    """Call a model with a batch: a mapping by keywords, else as the one argument."""
-    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-
-
-def _recorder(name: str, module: nn.Module, calls: list[Call]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def record(_module: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
-        returned = returned[0] if isinstance(module, nn.MultiheadAttention) else returned
-        if given and isinstance(given[0], Tensor) and isinstance(returned, Tensor):
-            calls.append(Call(name, module, given[0].clone(), returned.clone()))
-
-    return record
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Say whether a module is a LayerNorm or an RMSNorm, by class or by name."""
-    return isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
-
-
-def _is_map(module: nn.Module) -> bool:
-    """Say whether a module is a linear map: torch's, or the transposed one of GPT-2's code."""
-    return isinstance(module, nn.Linear) or (
-        type(module).__name__ == "Conv1D" and hasattr(module, "nf") and getattr(module, "weight", None) is not None
-    )
-
-
-def _is_source(module: nn.Module) -> bool:
-    """Say whether a module is an embedding, or an attention that calls its maps by their weights."""
-    return isinstance(module, (nn.Embedding, nn.MultiheadAttention))
 
 
 def map_of(call: Call) -> Map:
@@ -428,8 +349,8 @@ def reads(given: Tensor, source: Tensor) -> bool:
 def perceptron(norm: Call, between: Sequence[Call]) -> tuple[Call, Call, Call | None, Call, str] | None:
     """Recognise down(act(up(norm))) or down(act(gate)·up); None for a mixer."""
     down = between[-1]
-    readers = [call for call in between[:-1] if _is_map(call.module) and close(call.given, norm.returned)]
-    if not _is_map(down.module) or len(readers) != len(between) - 1:
+    readers = [call for call in between[:-1] if is_map(call.module) and close(call.given, norm.returned)]
+    if not is_map(down.module) or len(readers) != len(between) - 1:
         return None
     for name, act in ACTIVATIONS.items():
         if len(readers) == 1 and close(down.given, act(readers[0].returned)):
@@ -469,33 +390,3 @@ def norm_of(call: Call, names: Mapping[str, Any]) -> Norm:
                 away = float((exact - call.returned.double()).abs().max() / exact.abs().max())
                 return Norm(call.name, kind, eps, f"{call.name}.weight", has_bias, offset, away > SINGLE)
     raise ArchitectureError(f"norm '{call.name}' ({type(module).__name__}) is neither a LayerNorm nor an RMSNorm")
-
-
-class _OneOutput(nn.Module):
-    """A network as a function from inputs to its one output tensor, for ``functional_call``."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, inputs: Any, n: int) -> Tensor:
-        """Return the first head."""
-        heads, _ = split_heads(call_model(self.inner, inputs), n, f"model {type(self.inner).__name__}")
-        return next(iter(heads.values()))
-
-
-def outputs_of(model: nn.Module, inputs: Any, n: int, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Return the one output tensor of a network, with some parameters replaced for the call.
-
-    Args:
-        model: The network.
-        inputs: A batch of ``n`` samples.
-        n: Samples.
-        parameters: Values by name, or None.
-
-    Returns:
-        The outputs as the network gives them.
-    """
-    prefixed = {f"inner.{name}": value for name, value in (parameters or {}).items()}
-    found: Tensor = torch.func.functional_call(_OneOutput(model), prefixed, (inputs, n))
-    return found

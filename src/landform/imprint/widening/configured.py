@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from landform.calling import as_found
 from landform.errors import ArchitectureError, InputError
-from landform.imprint.lower.stream import is_norm
+from landform.imprint.lower.overhear import is_norm
 from landform.imprint.widening.channels import CONVS
 
 INNER = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "d_ff", "encoder_ffn_dim")
