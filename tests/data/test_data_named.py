@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from landform.data import load_data
+from landform.data import bundled, load_data
 from landform.errors import InputError, UnknownNameError
 
 
@@ -43,6 +43,18 @@ def test_digits_are_known():
     assert float(data.inputs.max()) == 1
     assert set((data.inputs * 16).unique().tolist()) == set(range(17))
     assert data.hash == "f902cb9f1ddca999001047778ee36120c1b5b36fcb43551b3c6745dcbf9f854f"
+
+
+def test_digits_are_those_of_scikit_learn(monkeypatch):
+    read = load_data("digits", split="all")
+    monkeypatch.setattr(bundled, "_digits", lambda: None)
+    assert read.hash == load_data("digits", split="all").hash
+
+
+def test_digits_do_not_import_scikit_learn():
+    code = "import sys; from landform.data import load_data; load_data('digits'); print('sklearn' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("name", ["wine", "breast_cancer", "diabetes"])

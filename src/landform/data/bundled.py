@@ -1,6 +1,10 @@
 """Small real data sets that come with scikit-learn, so that everything works without a download."""
 
+import gzip
+import importlib.util
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -70,10 +74,12 @@ def bundled(name: str, *, split: str) -> Data:
         >>> bundled("digits", split="train")
         Data('digits', 'train', inputs float32 [1442, 64], targets int64 [1442], 10 classes)
     """
-    import sklearn.datasets
+    loaded = _digits() if name == "digits" else None
+    if loaded is None:
+        import sklearn.datasets
 
-    options: dict[str, Any] = {"scaled": False} if name == "diabetes" else {}
-    loaded = getattr(sklearn.datasets, f"load_{name}")(**options)
+        options: dict[str, Any] = {"scaled": False} if name == "diabetes" else {}
+        loaded = getattr(sklearn.datasets, f"load_{name}")(**options)
     values: NDArray[np.float64] = np.asarray(loaded.data, dtype=np.float64)
     if name == "diabetes":
         targets = torch.from_numpy(np.asarray(loaded.target, dtype=np.float32))[:, None]
@@ -86,6 +92,23 @@ def bundled(name: str, *, split: str) -> Data:
     values = values / 16 if name == "digits" else _standardised(values, train)
     inputs = torch.from_numpy(values.astype(np.float32))
     return Data(inputs, targets, name=name, split="all", label_names=labels).subset(indices, split=split)
+
+
+def _digits() -> SimpleNamespace | None:
+    """Read the digits' file, as `sklearn.datasets.load_digits` does: importing scikit-learn takes seconds.
+
+    Returns:
+        What that function returns, as far as it is needed; None where the file is elsewhere.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        return None
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():
+        return None
+    with gzip.open(file, "rt") as lines:
+        table = np.loadtxt(lines, delimiter=",")
+    return SimpleNamespace(data=table[:, :-1], target=table[:, -1].astype(int), target_names=np.arange(10))
 
 
 def _standardised(values: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -297,9 +297,15 @@ def _holding(
     direct: bool,
     above: int = 0,
 ) -> Holding:
+    begin = 0  # where the last pattern that fitted began: another of about its size will do so too
+
     def scheduled(n: int, last: int, check: Check | None = check) -> Open | None:
+        nonlocal begin
         layers = inner[: _before_curve(inner)] if last else inner
-        return _schedule(form, schedule, (n,) * z, layers, channels, per_hinge, check)
+        state = _schedule(form, schedule, (n,) * z, layers, channels, per_hinge, check, begin)
+        if check is not None and state is not None:
+            begin = state.begins
+        return state
 
     # units bound what can fit, so the search never compiles a pattern much larger than the network
     units = sum(room.units for room in inner)
@@ -315,15 +321,15 @@ def _holding(
     def without(n: int, check: Check | None) -> bool:
         return scheduled(n, 0, check) is not None
 
-    def finest(fits: Callable[[int, Check | None], bool]) -> int:
+    def finest(fits: Callable[[int, Check | None], bool], known: int = 0) -> int:
         """Search by counting units, which is quick; go down from there to what the architecture can place."""
-        high = _largest(lambda n: fits(n, None), least, most)
-        if check is None or not high or fits(high, check):
+        high = max(known, _largest(lambda n: fits(n, None), least, most))
+        if check is None or high == known or fits(high, check):
             return high
         down = 1
-        while high - down >= least and not fits(high - down, check):
+        while high - down >= least and not (high - down <= known or fits(high - down, check)):
             high, down = high - down, 2 * down
-        low = high - down
+        low = max(high - down, known)
         if low < least:
             return _largest(lambda n: fits(n, check), least, high - 1)
         while high - low > 1:
@@ -333,7 +339,8 @@ def _holding(
 
     least = max(2 if form == "strips" else 1, above + 1)
     cells = finest(with_curve)
-    plain = finest(without) if direct else 0
+    plain = finest(without, known=cells) if direct else 0  # what fits before a curve fits without one
+    begin = 0  # as early as it can be, to leave most room for the curve
     state = scheduled(cells, 1) if cells else None
     knots = spline_room(inner[state.layers :], channels, per_hinge) if state is not None else 0
     return Holding(form, schedule, cells, knots, plain, state.layers if state is not None else 0)
@@ -361,23 +368,24 @@ def _schedule(
     channels: int,
     per_hinge: int,
     check: Check | None = None,
+    begin: int = 0,
 ) -> Open | None:
-    """Schedule a pattern without zeros; None if it does not fit."""
+    """Schedule a pattern without zeros; None if it does not fit. ``begin`` is as in `delayed`."""
     mesh = Mesh(cells)
     generic = np.random.default_rng(0)  # values without structure: a flat pattern would need fewer registers
     place = None if check is None else lambda state: check(closed(state))
     try:
         if form == "hinges":
             axes = [generic.random((n + 1, channels)) for n in cells]
-            return delayed(lambda w: sums_by_carrying(axes, w, per_hinge), widths, len(cells), place)
+            return delayed(lambda w: sums_by_carrying(axes, w, per_hinge), widths, len(cells), place, begin)
         if form == "strips":
             if min(cells) < 2:
                 return None
             flat = generic.random((*mesh.shape, channels))
-            return delayed(lambda w: strips_by_carrying(flat, w, per_hinge), widths, len(cells), place)
+            return delayed(lambda w: strips_by_carrying(flat, w, per_hinge), widths, len(cells), place, begin)
         basis = nodal_basis(mesh, torch.from_numpy(0.1 + generic.random((*mesh.shape, channels))))
         pack = hats_by_carrying if schedule == "carry" else hats_by_recomputing
-        return delayed(lambda w: pack(basis, w, per_hinge), widths, len(cells), place)
+        return delayed(lambda w: pack(basis, w, per_hinge), widths, len(cells), place, begin)
     except CapacityError:
         return None
 

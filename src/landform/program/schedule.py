@@ -11,6 +11,7 @@ Strips and sums carry theirs likewise. A schedule uses a prefix of the widths it
 bound on what the widths can hold.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,12 @@ class Open:
         """Layers used after the injection."""
         return len(self.stack.layers) - 1
 
+    @property
+    def begins(self) -> int:
+        """Layers that carry h before anything is computed."""
+        behind = self.stack.layers[1:]
+        return next((number for number, layer in enumerate(behind) if layer.role != "carry"), len(behind))
+
 
 def closed(state: Open) -> Program:
     """Return the program whose output is the register itself."""
@@ -69,6 +76,7 @@ def delayed(
     widths: Sequence[Width],
     z: int,
     check: Callable[[Open], None] | None = None,
+    begin: int = 0,
 ) -> Open:
     """Schedule as early as possible, carrying h through layers that are too narrow to begin in.
 
@@ -77,6 +85,7 @@ def delayed(
         widths: Rooms of the hidden layers after the injection.
         z: Coordinates to carry.
         check: Raises `CapacityError` where a schedule does not fit for other reasons than its units.
+        begin: A number of layers to carry h through that is likely to do; it is tried first.
 
     Returns:
         The open stack, with the layers that carry h.
@@ -84,17 +93,25 @@ def delayed(
     Raises:
         CapacityError: As the first try, if none fits.
     """
+
+    def tried(start: int) -> Open:
+        state = make(widths[start:])
+        identity = Layer(sp.identity(z, format="csr"), np.zeros(z), np.ones(z, dtype=bool), "carry")
+        state.stack.layers[1:1] = [identity] * start
+        if check is not None:
+            check(state)
+        return state
+
+    every = rooms(widths)
+    if 0 < begin < len(every) and all(room.holds(z, 0) for room in every[:begin]):
+        with contextlib.suppress(CapacityError):
+            return tried(begin)
     first: CapacityError | None = None
     for start in range(len(widths)):
-        if start and not rooms(widths)[start - 1].holds(z, 0):
+        if start and not every[start - 1].holds(z, 0):
             break
         try:
-            state = make(widths[start:])
-            identity = Layer(sp.identity(z, format="csr"), np.zeros(z), np.ones(z, dtype=bool), "carry")
-            state.stack.layers[1:1] = [identity] * start
-            if check is not None:
-                check(state)
-            return state
+            return tried(start)
         except CapacityError as error:
             first = first or error
             if isinstance(error, LeftOverError):

@@ -123,11 +123,12 @@ def _summed(
     empty[place] = False
     if (tops > piece.cap).any():
         raise CapacityError(f"registers up to {tops.max():.3g} meet an activation that stops at {piece.cap:g}")
-    full = embed(found.parts, place - piece.written, np.arange(len(sizes)), (piece.exit.width, len(sizes)))
-    gains = np.zeros(piece.exit.width)
-    gains[place - piece.written] = factor
-    written = (sp.diags(gains / piece.exit.times) @ full @ back).tocsr()
-    writer.pen.write_wide(piece.exit, written, np.arange(piece.exit.width))
+    if not writer.pen.skips(piece.exit):
+        full = embed(found.parts, place - piece.written, np.arange(len(sizes)), (piece.exit.width, len(sizes)))
+        gains = np.zeros(piece.exit.width)
+        gains[place - piece.written] = factor
+        written = (sp.diags(gains / piece.exit.times) @ full @ back).tocsr()
+        writer.pen.write_wide(piece.exit, written, np.arange(piece.exit.width))
     wanted = (found.mix[:, fresh] @ sp.diags(1 / factor[fresh])).tocsr()
     added = embed(wanted, np.arange(wanted.shape[0]), place[fresh], placed.read.shape)
     return replace(placed, read=(placed.read + added).tocsr(), empty=empty, top=tops)

@@ -73,6 +73,10 @@ class Pen:
         """Return the channel that is one, where constants may be read from it: ψ, and what follows, read τ alone."""
         return None if layer.role in ("spline", "clamp") else state.unit
 
+    def skips(self, stage: Plain) -> bool:
+        """Say whether nothing would come of writing into a stage: only checking, and no constant can be refused."""
+        return self.dry and not stage.shared and (bool(stage.norms) or self.has_bias(stage.map))
+
     def write(
         self,
         stage: Plain,

@@ -143,8 +143,9 @@ class Writer:
         self.pen.require(expand.shape[0], stage.room, stage.map)
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1][rows])
         factor = self.pen.factor(top, stage.cap)
-        scaled = (sp.diags(factor) @ expand).tocsr()
-        self.pen.write(stage, scaled @ state.read[rows], scaled @ state.offset[rows], self.pen.unit(layer, state))
+        if not self.pen.skips(stage):
+            scaled = (sp.diags(factor) @ expand).tocsr()
+            self.pen.write(stage, scaled @ state.read[rows], scaled @ state.offset[rows], self.pen.unit(layer, state))
         return (back @ sp.diags(1 / (stage.times * factor))).tocsr(), stage.times * factor * top
 
     def copy(self, stage: Plain, state: Registers) -> Registers:
