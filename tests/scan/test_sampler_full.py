@@ -9,6 +9,7 @@ from landform.errors import InputError, UnknownNameError
 from landform.scan.engine.base import Sums, Terms
 from landform.scan.sampler import FullGrid
 from landform.scan.sampler import full as module
+from landform.scan.sampler.hierarchy import build_hierarchy
 
 
 def table(points=30, n=400, quantities=1, seed=0, spread=0.7):
@@ -95,6 +96,45 @@ def test_an_interrupted_round_keeps_what_was_computed():
     assert torch.isfinite(found.value[:, 0]).nonzero()[:, 0].tolist() == [2, 7]
 
 
+@pytest.mark.parametrize("subset", [None, 100])
+@pytest.mark.parametrize("shape", [(33,), (5, 9), (4, 7)])
+def test_wherever_a_grid_is_stopped_it_covers_the_whole_box(monkeypatch, shape, subset):
+    count = math.prod(shape)
+    monkeypatch.setattr(module, "MAX_NUMBERS", 400)  # rounds of 4 points where numbers of samples are wanted
+    _, num, den = table(count)
+    h = torch.arange(count).double()[:, None]  # the sampler looks at shape, not at places
+    plain = drive(FullGrid(h, 400, ("loss",), subset=subset), num, den)
+    whole = drive(FullGrid(h, 400, ("loss",), shape=shape, subset=subset), num, den)
+    assert torch.equal(whole.value, plain.value)
+    assert torch.equal(whole.stderr, plain.stderr)
+    tree = build_hierarchy(shape)
+    for done in range(1, count):
+        sampler = FullGrid(h, 400, ("loss",), shape=shape, subset=subset)
+        told = 0
+        while told < done:
+            request = sampler.ask()
+            rows = request.h[: done - told, 0].long()
+            part = num[rows, :, : request.stop]
+            found = Terms(part, den[:, : request.stop]) if subset else Sums(part.sum(-1), den.sum(-1))
+            told += len(rows)
+            if len(rows) == len(request.h):
+                sampler.tell(request, found)
+            else:
+                sampler.tell_part(torch.arange(len(rows)), found)
+        found = sampler.estimate()
+        known = found.samples > 0
+        assert int(known.sum()) == done
+        reached = int(tree.level[~known].min())  # the first level that is not complete
+        assert bool((tree.level[known] <= reached).all())
+        assert torch.equal(found.value[known], plain.value[known])
+        assert bool(found.stderr[~known].isnan().all())
+        if reached:
+            assert torch.allclose(found.value, tree.fill(torch.where(known[:, None], plain.value, 0.0), known))
+            assert bool(torch.isfinite(found.value).all())
+        lower, upper = found.ends()
+        assert bool((lower.isnan() & upper.isnan())[~known].all())
+
+
 @pytest.mark.parametrize(
     ("subset", "confidence", "spread"), [(40, 0.9, 0.3), (40, 0.99, 0.3), (200, 0.95, 0.7), (200, 0.99, 0.7)]
 )
@@ -133,6 +173,8 @@ def test_bad_input_is_named():
         FullGrid(h[:0], 10, ("loss",))
     with pytest.raises(InputError, match=r"0 samples and 1 quantities"):
         FullGrid(h, 0, ("loss",))
+    with pytest.raises(InputError, match="comes with 2 nodes"):
+        FullGrid(h, 10, ("loss",), shape=(5, 5))
     sampler = FullGrid(h, 10, ("loss",), subset=5)
     with pytest.raises(InputError, match=r"needs per-sample terms"):
         sampler.tell(sampler.ask(), Sums(torch.ones(2, 1).double(), torch.ones(1).double()))

@@ -267,6 +267,18 @@ def test_an_interrupted_level_counts_with_its_intervals(share):
     assert gained >= 2  # levels that were begun and would have been lost
 
 
+def test_an_interruption_of_the_first_round_leaves_the_whole_box():
+    h, loss, n = grid((33, 33)), surfaces(200), 200
+    sampler = Multilevel(h, (33, 33), n, ("loss",), tolerance=0.02)
+    request = sampler.ask()
+    rows = torch.arange(9)
+    num = loss(request.h[rows])[:, None]
+    sampler.tell_part(rows, Terms(num, torch.ones(1, n).double()))
+    found = sampler.estimate()
+    assert sorted(map(tuple, h[found.samples > 0].tolist())) == [(x / 2, y / 2) for x in range(3) for y in range(3)]
+    assert bool(torch.isfinite(found.value).all())
+
+
 def test_an_interruption_beside_what_is_not_finite():
     """A node whose parents cannot be used, and which has only its pilot, is left out."""
     h, n, own = grid((33, 33)), 500, surfaces(500)

@@ -12,7 +12,7 @@ from landform.mesh import Mesh
 from landform.scan.sampler.allocation import forecast, rungs_for, share
 from landform.scan.sampler.bootstrap import block_sums, normal, robust_range, student, upper_quantile
 from landform.scan.sampler.errors import Errors
-from landform.scan.sampler.hierarchy import box_max, box_mean, build_hierarchy
+from landform.scan.sampler.hierarchy import box_max, box_mean, build_hierarchy, coarse_first
 from landform.scan.sampler.multipliers import Noise, build_multipliers, ladder
 from landform.scan.sampler.order import sample_order
 from landform.scan.sampler.truncation import kuhn_values, predict, random_points, volume_beyond
@@ -47,6 +47,15 @@ def test_every_node_is_interpolated_from_coarser_ones_and_affine_functions_exact
     values = index @ torch.arange(1.0, len(shape) + 1).double() - 2
     assert torch.allclose(tree.fill(torch.where(fine, torch.nan, values), ~fine), values)
     assert int((tree.level == 0).sum()) == 2 ** len(shape)  # the corners
+
+
+@pytest.mark.parametrize("shape", [(2,), (9,), (12,), (5, 3), (6, 10), (4, 3, 5)])
+def test_coarse_nodes_come_first(shape):
+    order = coarse_first(shape)
+    assert sorted(order.tolist()) == list(range(math.prod(shape)))
+    levels = build_hierarchy(shape).level[order].tolist()
+    assert levels == sorted(levels)
+    assert all(a < b for a, b, c, d in zip(order, order[1:], levels, levels[1:], strict=False) if c == d)
 
 
 def test_a_parent_that_is_not_finite_gives_no_value():

@@ -176,17 +176,81 @@ def test_ctrl_c_leaves_what_was_measured(quadratic, monkeypatch):
 
     monkeypatch.setattr(FunctionalEngine, "sums", sums)
     monkeypatch.setattr(runner, "TILE_WORK", 1)  # a point a tile
+    where = {"grid": 3, "ranges": [(0, 1), (0, 2)], "engine": "functional"}
     with pytest.warns(UserWarning, match="interrupted: 5 of 9 points are measured"):
-        surface = scan(task, space, grid=3, engine="functional")
-    values = surface.loss.values.reshape(-1)
-    assert np.isfinite(values[:5]).all()
-    assert np.isnan(values[5:]).all()
-    assert surface.samples.values.reshape(-1).tolist() == [4] * 5 + [0] * 4
-    assert surface.status.values.reshape(-1).tolist() == [0] * 5 + [2] * 4  # 2: missing
+        surface = scan(task, space, **where)
+    corners = surface.loss.values[::2, ::2]
+    assert surface.status.values.tolist() == [[0, 0, 0], [1, 1, 1], [0, 1, 0]]  # 1: interpolated
+    assert surface.samples.values.tolist() == [[4, 4, 4], [0, 0, 0], [4, 0, 4]]
+    assert np.isnan(surface.loss_stderr.values).tolist() == (surface.status.values == 1).tolist()
+    assert np.isnan(surface.loss_upper.values).tolist() == (surface.status.values == 1).tolist()
+    np.testing.assert_allclose(surface.loss.values[1, 1], (corners[0, 0] + corners[1, 1]) / 2)  # the diagonal of a cell
+    np.testing.assert_allclose(surface.loss.values[2, 1], corners[1].mean())
     assert surface.attrs["complete"] is False
+    calls[:] = [1] * 3
+    with pytest.warns(UserWarning, match="interrupted: 2 of 9 points are measured"):
+        surface = scan(task, space, **where)
+    assert surface.status.values.tolist() == [[0, 1, 0], [2, 2, 2], [2, 2, 2]]  # 2: missing
+    assert np.isnan(surface.loss.values[1:]).all()
+    calls[:] = [1] * 3
+    with pytest.warns(UserWarning, match="interrupted: 2 of 3 points are measured"):
+        surface = scan(task, space, points=[[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]], engine="functional")
+    assert surface.status.values.tolist() == [0, 0, 2]  # a list has no neighbours
     calls[:] = [1] * 5
     with pytest.raises(KeyboardInterrupt):
         scan(task, space, grid=3, engine="functional")
+
+
+def test_ctrl_c_leaves_the_whole_of_a_made_surface(digits_imprint, monkeypatch):
+    from landform.scan import imprints
+
+    whole = scan(digits_imprint, grid=(9, 7), check=0)
+    losses_at, calls = collapsed.losses_at, []
+
+    def interrupted(made, h):
+        calls.append(len(h))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return losses_at(made, h)
+
+    monkeypatch.setattr(collapsed, "losses_at", interrupted)
+    monkeypatch.setattr(collapsed, "BATCH", 16)
+    monkeypatch.setattr(imprints, "MAX_NUMBERS", 1)
+    with pytest.warns(UserWarning, match="interrupted: 32 of 63 points are measured"):
+        part = scan(digits_imprint, grid=(9, 7), check=0)
+    known = part.status.values == 0
+    assert int(known.sum()) == 32
+    assert bool(known[::2, ::3].all())
+    assert set(part.status.values[~known].tolist()) == {1}
+    np.testing.assert_allclose(part.loss.values[known], whole.loss.values[known], atol=1e-6)
+    height = digits_imprint.range[1] - digits_imprint.range[0]
+    assert float(abs(part.loss - whole.loss).max()) < 0.1 * height
+    assert np.isnan(part.loss_stderr.values[~known]).all()
+    assert part.attrs["evaluations"] == 32
+
+
+def test_an_interrupted_scan_goes_on_from_its_store(quadratic, monkeypatch, tmp_path):
+    task, space = quadratic
+    calls, whole = [], FunctionalEngine.sums
+
+    def sums(self, *args, **options):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(FunctionalEngine, "sums", sums)
+    monkeypatch.setattr(runner, "TILE_WORK", 1)  # a point a tile
+    where = {"grid": 5, "engine": "functional", "store": tmp_path / "s"}
+    with pytest.warns(UserWarning, match="interrupted: 5 of 25 points are measured"):
+        part = scan(task, space, **where)
+    again = scan(task, space, **where)
+    assert len(calls) == 6 + 20  # none of the five a second time
+    assert again.attrs["stored_evaluations"] == 5 * task.n
+    assert again.attrs["complete"] is True
+    known = part.status.values == 0
+    np.testing.assert_array_equal(again.loss.values[known], part.loss.values[known])
+    np.testing.assert_allclose(again.loss.values, 1 + (again.h1**2 + again.h2**2).values / 2, atol=1e-7)
 
 
 def test_the_model_is_left_as_found(quadratic):

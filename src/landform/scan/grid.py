@@ -101,8 +101,9 @@ def scan(
         the true coordinates ``h1`` … ``hz``. Values that are not finite stay as they are. Where the network's dtype
         cannot hold a coordinate, ``target`` is that of the rounded one, which is what the network was given.
         ``attrs`` say where it comes from; ``checked_difference`` is the largest difference to the long way.
-        After Ctrl-C what was measured is returned, with a warning: ``status`` says which points are missing, and
-        ``attrs["complete"]`` is False.
+        After Ctrl-C what was measured is returned, with a warning, and ``attrs["complete"]`` is False. The nodes of a
+        grid are visited from coarse to fine, so that this is the whole box, more coarsely: nodes in between are
+        interpolated (``status`` 1, ``samples`` 0, no interval), the others missing, as points of a list are.
 
     Raises:
         InputError: If subject and subspace do not fit, or the grid, the points or the options cannot be.
@@ -183,15 +184,14 @@ def _surface(
     begin = time.perf_counter()
     if isinstance(subject, Imprint) and options.plain and not subject.reads_input:
         found = measure_imprint(subject, places, data=data, check=options.check, progress=options.progress)
-        samples = torch.full((len(places.h),), found.attrs["n_samples"])
-        samples[found.done :] = 0
-        complete = found.done == len(places.h)
-        attrs = found.attrs | _cost(begin, complete=complete) | {"evaluations": found.done}
+        samples = torch.where(found.measured, found.attrs["n_samples"], 0)
+        complete, done, losses = bool(found.measured.all()), int(found.measured.sum()), found.losses
+        attrs = found.attrs | _cost(begin, complete=complete) | {"evaluations": done}
         if not complete:
-            _say_interrupted(found.done, len(places.h))
-        return build_surface(
-            places, found.losses, target=found.target, samples=samples, unit=attrs["unit"], attrs=attrs
-        )
+            _say_interrupted(done, len(places.h))
+            if attrs["n_samples"]:  # without, nothing would tell interpolated nodes from measured ones
+                losses = places.fill(losses, found.measured)
+        return build_surface(places, losses, target=found.target, samples=samples, unit=attrs["unit"], attrs=attrs)
     goal = None
     if isinstance(subject, Imprint):
         other = None if data is None else load_data(data)

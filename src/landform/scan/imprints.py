@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
 from landform.data import Data, load_data
@@ -29,15 +29,15 @@ class Found:
     """What was measured and what is to be said about it.
 
     Attributes:
-        losses: One column a head; NaN from point ``done`` on.
+        losses: One column a head; NaN where nothing was measured.
         target: The promised losses.
-        done: How many points were measured.
+        measured: Which points were measured.
         attrs: Attributes of the dataset.
     """
 
     losses: Float64[Tensor, "points heads"]
     target: Float64[Tensor, "points heads"]
-    done: int
+    measured: Bool[Tensor, " points"]
     attrs: dict[str, Any]
 
 
@@ -64,7 +64,7 @@ def measure_imprint(
         task = imprint.task.replace(data=other)
     measure = _collapsed(imprint, other)
     widest = max((int(width) for width in imprint.meta.get("widths", ())), default=1)
-    losses, done = _run(measure, places.h, max(16, min(BATCH, MAX_NUMBERS // widest)), progress)
+    losses, measured = _run(measure, places, max(16, min(BATCH, MAX_NUMBERS // widest)), progress)
     dtype = next(iter(imprint.subspace.origin.values())).dtype
     target = promised(imprint, places, losses.shape[1], other)
     attrs = describe(imprint.model, places, imprint.response.name, imprint.response.unit, dtype, "collapsed")
@@ -78,9 +78,9 @@ def measure_imprint(
         moved = _transfers(imprint, other)[0]
         attrs |= {"transfer": moved.condition, "transfer_order": moved.order}
     points, difference = (0, float("nan"))
-    if task is not None and done == len(places.h):
+    if task is not None and bool(measured.all()):
         points, difference = _check(imprint, task, measure, check)
-    return Found(losses, target, done, attrs | {"checked_points": points, "checked_difference": difference})
+    return Found(losses, target, measured, attrs | {"checked_points": points, "checked_difference": difference})
 
 
 def promised(imprint: Imprint, places: Places, heads: int, other: Data | None) -> Float64[Tensor, "points heads"]:
@@ -151,26 +151,28 @@ def _check(imprint: Imprint, task: Task, measure: Callable[[Tensor], Tensor], ch
 
 
 def _run(
-    measure: Callable[[Tensor], Tensor], h: Float64[Tensor, "points z"], batch: int, progress: bool | None
-) -> tuple[Float64[Tensor, "points heads"], int]:
-    """Measure batch by batch; after Ctrl-C return what there is and how many points that are."""
+    measure: Callable[[Tensor], Tensor], places: Places, batch: int, progress: bool | None
+) -> tuple[Float64[Tensor, "points heads"], Bool[Tensor, " points"]]:
+    """Measure batch by batch, coarse nodes first; after Ctrl-C return what there is and which points that are."""
     from tqdm.auto import tqdm
 
     quiet = {None: None, True: False, False: True}[progress]  # to tqdm, None means: not on a terminal
-    losses, done = torch.empty(0), 0
-    with tqdm(total=len(h), desc="scan", unit="point", disable=quiet, delay=0 if progress else 1, leave=False) as bar:
+    losses, measured = torch.empty(0), torch.zeros(len(places.h), dtype=torch.bool)
+    with tqdm(
+        total=len(places.h), desc="scan", unit="point", disable=quiet, delay=0 if progress else 1, leave=False
+    ) as bar:
         try:
-            for part in torch.split(h, batch):
-                values = measure(part).detach().cpu()
-                if not done:
-                    losses = torch.full((len(h), values.shape[1]), torch.nan, dtype=torch.float64)
-                losses[done : done + len(part)] = values
-                done += len(part)
+            for part in torch.split(places.order, batch):
+                values = measure(places.h[part]).detach().cpu()
+                if not len(losses):
+                    losses = torch.full((len(places.h), values.shape[1]), torch.nan, dtype=torch.float64)
+                losses[part] = values.double()
+                measured[part] = True
                 bar.update(len(part))
         except KeyboardInterrupt:
-            if not done:
+            if not bool(measured.any()):
                 raise
-    return losses, done
+    return losses, measured
 
 
 def describe(model: Any, places: Places, loss: str, unit: str, dtype: torch.dtype, engine: str) -> dict[str, Any]:

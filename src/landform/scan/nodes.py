@@ -28,7 +28,7 @@ def node_metrics(
 ) -> tuple[dict[str, Float64[Tensor, "..."]], bool]:
     """Compute a task's metrics of a point at every node that was measured with all samples.
 
-    In this process, after the scan is complete.
+    In this process, after the scan is complete, coarse nodes first.
 
     Args:
         task: The task.
@@ -55,7 +55,7 @@ def node_metrics(
 
     names = task.node_quantities()
     found = torch.full((len(places.h), len(names)), torch.nan, dtype=torch.float64)
-    nodes = ((estimate.samples == task.n) & compute).nonzero()[:, 0]
+    nodes = places.order[(estimate.samples == task.n)[places.order] & compute]
     kept = _round(store, places.h[nodes], task.n, names) if store is not None and len(nodes) else None
     missing = dict(enumerate(nodes.tolist()))
     for number in kept.done() if kept is not None else ():

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from landform.errors import InputError
 from landform.mesh import MAX_NODES
 from landform.pattern import Pattern, SumPattern
+from landform.scan.sampler.hierarchy import build_hierarchy, coarse_first
 
 TASK_GRID = {1: 65, 2: 33}
 """Nodes per axis for a plain task, where each node is a pass over the data; by the number of axes."""
@@ -40,6 +41,35 @@ class Places:
     def shape(self) -> tuple[int, ...]:
         """Nodes along each of `axes`, or the number of points of a list."""
         return tuple(len(line) for line in self.lines) if self.axes else (len(self.h),)
+
+    @property
+    def order(self) -> Int64[Tensor, " points"]:
+        """In which order to visit the points: a grid from coarse to fine, so that an early end leaves the whole box.
+
+        Example:
+            >>> grid_places(1, 5).order.tolist(), point_places(1, [[0.5], [0.1]]).order.tolist()
+            ([0, 4, 2, 1, 3], [0, 1])
+        """
+        return coarse_first(self.shape) if self.axes else torch.arange(len(self.h))
+
+    def fill(self, values: Float64[Tensor, "points heads"], known: Bool[Tensor, " points"]) -> Tensor:
+        """Interpolate points of a grid that are not known from coarser ones that are.
+
+        Args:
+            values: One column a head.
+            known: Which of them were measured.
+
+        Returns:
+            All values; NaN for points of a list, and where a coarser node is missing or not finite.
+
+        Example:
+            >>> values = torch.tensor([[1.0], [0.0], [0.0], [3.0], [2.0]]).double()
+            >>> grid_places(1, 5).fill(values, torch.tensor([True, False, False, False, True])).reshape(-1).tolist()
+            [1.0, 1.25, 1.5, 1.75, 2.0]
+        """
+        if not self.axes or bool(known.all()):
+            return torch.where(known[:, None], values, torch.nan)
+        return build_hierarchy(self.shape).fill(values, known)
 
 
 def grid_places(

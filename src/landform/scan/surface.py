@@ -48,7 +48,7 @@ def build_surface(
         places: Where they were measured.
         losses: One column a head, in loss units; not finite values stay as they are.
         target: The promised losses, or None.
-        samples: How many samples each loss is the mean of; 0 where nothing was measured.
+        samples: How many samples each loss is the mean of; 0 where nothing was measured, as where it is interpolated.
         unit: Unit of the loss.
         attrs: Attributes of the dataset.
 
@@ -65,9 +65,10 @@ def build_surface(
     """
     heads = losses.shape[1]
     names = ("loss",) if heads == 1 else tuple(f"loss:{head}" for head in range(heads))
+    unknown = losses.isnan() | ((samples == 0) & (samples > 0).any()).to(losses.device)[:, None]
     exact = Estimate(
         value=losses,
-        stderr=torch.where(losses.isnan(), torch.nan, 0.0).double(),
+        stderr=torch.where(unknown, torch.nan, 0.0).double(),
         samples=samples,
         critical=torch.zeros(heads, dtype=torch.float64),
         level=torch.zeros(len(losses), dtype=torch.int64),

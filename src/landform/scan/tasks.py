@@ -186,6 +186,7 @@ def _sampler(task: Task, quantities: tuple[str, ...], places: Places, options: O
         places.h,
         task.n,
         quantities,
+        shape=places.shape if places.axes else None,
         subset=options.subset,
         confidence=options.confidence,
         target=options.target,

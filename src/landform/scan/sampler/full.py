@@ -22,6 +22,7 @@ from landform.scan.sampler.bootstrap import (
     t_draws,
     upper_quantile,
 )
+from landform.scan.sampler.hierarchy import build_hierarchy, coarse_first
 from landform.scan.sampler.shares import share_ends
 
 WILD = 20.0
@@ -56,10 +57,16 @@ class FullGrid(AbstractSampler):
     made useless by it. Shares (accuracy) have exact intervals there too, from counts
     (`landform.scan.sampler.shares.share_ends`, Bonferroni over the points).
 
+    *Stopped early.* The nodes of a grid are visited from coarse to fine, so that a scan that is stopped has the whole
+    box, more coarsely. Nodes that it did not reach are interpolated from those that it did: they have no samples and no
+    interval, and are NaN where a node that they lie between is missing or not finite.
+
     Args:
         h: Points, shape ``[points, z]``.
         n: Samples in the data set.
         quantities: Names of the quantities; only their number matters here.
+        shape: Nodes along each axis that varies, if the points are those of a grid in C order; they are visited in
+            their order without.
         subset: Samples to use; None, the default, for all.
         confidence: Simultaneous confidence of the intervals; 0.99 by default, since a surface is looked at as a whole.
         target: What the intervals are about: ``"data"``, the mean over this data set (then all samples have no error),
@@ -95,6 +102,7 @@ class FullGrid(AbstractSampler):
         n: int,
         quantities: Sequence[str],
         *,
+        shape: Sequence[int] | None = None,
         subset: int | None = None,
         confidence: float = 0.99,
         target: Literal["data", "population"] = "data",
@@ -106,6 +114,10 @@ class FullGrid(AbstractSampler):
             raise InputError(
                 f"subset is {subset} of {n} samples; wanted 2 or more, for a standard error, and at most {n}"
             )
+        if shape is not None:
+            check_shape(h, shape)
+        self._shape = None if shape is None else tuple(shape)
+        self._order = torch.arange(len(h)) if shape is None else coarse_first(shape)
         self._h, self._n, self._names = h, n, tuple(quantities)
         self._m = n if subset is None else subset
         self._confidence, self._target, self._seed = confidence, target, seed
@@ -131,17 +143,18 @@ class FullGrid(AbstractSampler):
         if self._round == len(self._starts):
             return None
         start = self._starts[self._round]
-        return Request(self._h[start : start + self._block], 0, self._m, self._per_sample)
+        return Request(self._h[self._order[start : start + self._block]], 0, self._m, self._per_sample)
 
     def tell(self, request: Request, found: Terms | Sums) -> None:
         """Take the answer to a block."""
-        self._take(self._starts[self._round] + torch.arange(len(request.h)), found)
+        start = self._starts[self._round]
+        self._take(self._order[start : start + len(request.h)], found)
         self._round += 1
 
     def tell_part(self, rows: Int64[Tensor, " rows"], found: Terms | Sums | None) -> None:
-        """Take part of a block; the other points stay NaN."""
+        """Take part of a block; the other points are not known."""
         if found is not None and len(rows):
-            self._take(self._starts[self._round] + rows, found)
+            self._take(self._order[self._starts[self._round] + rows], found)
 
     def _take(self, nodes: Tensor, found: Terms | Sums) -> None:
         self._samples[nodes] = self._m
@@ -196,7 +209,11 @@ class FullGrid(AbstractSampler):
             "evaluations": int(self._samples.sum()) / self._n,
         }
         level = torch.zeros(len(self._h), dtype=torch.int64)
-        plain = Estimate(self._value.clone(), self._stderr.clone(), self._samples.clone(), critical, level, notes)
+        known = self._samples > 0
+        value = self._value.clone()
+        if self._shape is not None and bool(known.any()) and not bool(known.all()):
+            value = build_hierarchy(self._shape).fill(value, known)
+        plain = Estimate(value, self._stderr.clone(), self._samples.clone(), critical, level, notes)
         if not self._per_sample:
             return plain
         lower, upper = (torch.where(self._claimed, end, math.nan) for end in plain.ends())
@@ -236,3 +253,10 @@ def check_common(
         raise InputError(f"confidence is {confidence}; wanted a number between 0 and 1, such as 0.99")
     if target not in TARGETS:
         raise unknown_name("target", target, TARGETS)
+
+
+def check_shape(h: Float64[Tensor, "nodes z"], shape: Sequence[int]) -> None:
+    """Check that points can be the nodes of a grid."""
+    if math.prod(shape) != len(h) or min(shape) < 2:
+        wanted = "as many nodes as shape says, at least 2 along each axis"
+        raise InputError(f"a grid of shape {tuple(shape)} comes with {len(h)} nodes; wanted {wanted}")

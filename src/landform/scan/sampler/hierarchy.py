@@ -120,6 +120,28 @@ def build_hierarchy(shape: Sequence[int]) -> Hierarchy:
     )
 
 
+def coarse_first(shape: Sequence[int]) -> Int64[Tensor, " nodes"]:
+    """Return the nodes of a grid level by level, those of a level in C order.
+
+    Wherever a scan that goes in this order is stopped, it has covered the whole box, with gaps half as wide for every
+    level that it got through.
+
+    Args:
+        shape: Nodes along each axis, at least 2.
+
+    Returns:
+        A permutation of the flat indices.
+
+    Example:
+        >>> coarse_first((3, 3)).tolist()
+        [0, 2, 6, 8, 1, 3, 4, 5, 7]
+    """
+    level = torch.zeros(1, dtype=torch.int64)
+    for nodes in shape:
+        level = torch.maximum(level[:, None], _halve(nodes - 1)[0]).reshape(-1)
+    return level.argsort(stable=True)
+
+
 def _halve(cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return level, left and right parent of the nodes 0 … cells of a line."""
     level, left = torch.zeros(cells + 1, dtype=torch.int64), torch.arange(cells + 1)

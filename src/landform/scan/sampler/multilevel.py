@@ -13,7 +13,7 @@ from landform.errors import InputError, unknown_name
 from landform.scan.engine.base import Sums, Terms
 from landform.scan.sampler.apart import heavy_samples
 from landform.scan.sampler.base import AbstractSampler, Estimate, Request
-from landform.scan.sampler.full import check_common
+from landform.scan.sampler.full import check_common, check_shape
 from landform.scan.sampler.hierarchy import build_hierarchy
 from landform.scan.sampler.ledger import Ledger
 from landform.scan.sampler.multipliers import ladder
@@ -154,9 +154,7 @@ class Multilevel(AbstractSampler):
         seed: int = 0,
     ) -> None:
         check_common(h, n, quantities, confidence, target)
-        if math.prod(shape) != len(h) or min(shape) < 2:
-            wanted = "as many nodes as shape says, at least 2 along each axis"
-            raise InputError(f"a grid of shape {tuple(shape)} comes with {len(h)} nodes; wanted {wanted}")
+        check_shape(h, shape)
         relative, number = parse_tolerance(tolerance)
         self._h, self._shape, self._n, self._names = h, tuple(shape), n, tuple(quantities)
         self._confidence, self._target, self._seed, self._check = confidence, target, seed, check
@@ -284,7 +282,7 @@ class Multilevel(AbstractSampler):
 
     def _coarse(self, full: int) -> _Rounds:
         """Evaluate the levels up to ``full`` on all samples."""
-        nodes = (self._tree.level <= full).nonzero()[:, 0]
+        nodes = torch.cat([(self._tree.level == k).nonzero()[:, 0] for k in range(full + 1)])
         self._expected = 2 * len(nodes) * self._n
         work = self._work(nodes, torch.full((len(nodes),), self._books.top))
         complete = yield from self._climb(work)
