@@ -12,6 +12,8 @@ import types
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from landform.loading import loading
+
 if TYPE_CHECKING:
     from landform.bundle import load
     from landform.certify import Certificate, certify
@@ -148,7 +150,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"landform.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'landform' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    with loading():
+        value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -133,7 +133,8 @@ def test_a_scan_loads_neither_scipy_nor_what_is_only_drawn_or_stored_with():
 import sys, torch, landform as lf
 task = lf.Task(torch.nn.Linear(4, 2), data=(torch.rand(9, 4), torch.zeros(9, dtype=torch.int64)))
 lf.scan(task, lf.random_plane(task, seed=0), grid=3)
-print([name for name in ("scipy", "dask.array", "matplotlib", "zarr", "distributed", "sympy") if name in sys.modules])
+names = ["scipy", "dask", "matplotlib", "zarr", "distributed", "sympy", "landform.imprint", "landform.view.heat"]
+print([name for name in names if name in sys.modules])
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from landform.data import load_data
 from landform.errors import InputError
-from landform.imprint.imprint import Imprint
+from landform.loading import loading
 from landform.scan.engine.space import AnySpace
-from landform.scan.imprints import measure_imprint, promised
+from landform.scan.imprints import as_imprint, measure_imprint, promised
 from landform.scan.nodes import node_metrics
 from landform.scan.places import Places, default_grid, grid_places, point_places, task_grid
 from landform.scan.surface import build_surface, join_splits, label, say_where, versions
@@ -25,9 +25,12 @@ from landform.task import Task
 if TYPE_CHECKING:
     import xarray
 
+    from landform.imprint.imprint import Imprint
+    from landform.view.accessor import SurfaceAccessor
+
 
 def scan(
-    subject: Imprint | Task,
+    subject: "Imprint | Task",
     subspace: AnySpace | None = None,
     *,
     grid: int | Sequence[int] | None = None,
@@ -128,9 +131,8 @@ def scan(
         >>> scan(task, line, grid=3, ranges=[(0, 2)]).loss.values.tolist()  # ½h² + ½(h − 2)²
         [2.0, 1.0, 2.0]
     """
-    from landform.view.accessor import register
-
-    register()
+    with loading():
+        _name_accessor()
     options = Options(
         tolerance=tolerance,
         confidence=confidence,
@@ -147,10 +149,11 @@ def scan(
         check=check,
         progress=progress,
     )
-    if isinstance(subject, Imprint):
+    made = as_imprint(subject)
+    if made is not None:
         if subspace is not None:
             raise InputError("an imprint has its own subspace; to look elsewhere, scan(imprint.task, subspace)")
-        places = _imprint_places(subject, grid, points, ranges, axes, at)
+        places = _imprint_places(made, grid, points, ranges, axes, at)
     elif isinstance(subject, Task):
         if subspace is None:
             raise InputError("a task needs a subspace to look along: scan(task, Subspace(origin, directions))")
@@ -178,12 +181,13 @@ def _several(data: object) -> TypeGuard[Mapping[str, object]]:
 
 
 def _surface(
-    subject: Imprint | Task, subspace: AnySpace | None, places: Places, data: object, options: Options
+    subject: "Imprint | Task", subspace: AnySpace | None, places: Places, data: object, options: Options
 ) -> "xarray.Dataset":
     """Measure on one data set."""
     begin = time.perf_counter()
-    if isinstance(subject, Imprint) and options.plain and not subject.reads_input:
-        found = measure_imprint(subject, places, data=data, check=options.check, progress=options.progress)
+    made = as_imprint(subject)
+    if made is not None and options.plain and not made.reads_input:
+        found = measure_imprint(made, places, data=data, check=options.check, progress=options.progress)
         samples = torch.where(found.measured, found.attrs["n_samples"], 0)
         complete, done, losses = bool(found.measured.all()), int(found.measured.sum()), found.losses
         attrs = found.attrs | _cost(begin, complete=complete) | {"evaluations": done}
@@ -193,15 +197,16 @@ def _surface(
                 losses = places.fill(losses, found.measured)
         return build_surface(places, losses, target=found.target, samples=samples, unit=attrs["unit"], attrs=attrs)
     goal = None
-    if isinstance(subject, Imprint):
+    if made is not None:
         other = None if data is None else load_data(data)
-        if subject.task is None or (other is None and not subject.task.has_data):
+        if made.task is None or (other is None and not made.task.has_data):
             raise InputError("this imprint was loaded without data; pass data=… to measure it sample by sample")
-        task = subject.task if other is None else subject.task.replace(data=other)
-        space: AnySpace = subject.subspace
-        goal = promised(subject, places, len(task.heads()), other)
+        task = made.task if other is None else made.task.replace(data=other)
+        space: AnySpace = made.subspace
+        goal = promised(made, places, len(task.heads()), other)
     else:
         assert subspace is not None
+        assert isinstance(subject, Task)
         task = subject if data is None else subject.replace(data=data)
         space = subspace
     measured = measure_task(task, space, places, options)
@@ -220,7 +225,20 @@ def _surface(
     attrs = measured.attrs | _cost(begin, complete=complete)
     units = {"loss": attrs["unit"]}
     surface = label(places, estimate, measured.quantities, units=units, target=goal, extra=extra, attrs=attrs)
-    return surface if isinstance(subject, Imprint) else say_where(surface, getattr(space, "meta", None) or {})
+    return surface if made is not None else say_where(surface, getattr(space, "meta", None) or {})
+
+
+def _name_accessor() -> None:
+    """Give xarray's datasets the accessor ``landform``; what draws is loaded when it is first used."""
+    import xarray
+
+    def accessor(surface: "xarray.Dataset") -> "SurfaceAccessor":
+        from landform.view.accessor import SurfaceAccessor
+
+        return SurfaceAccessor(surface)
+
+    if not hasattr(xarray.Dataset, "landform"):
+        xarray.register_dataset_accessor("landform")(accessor)  # type: ignore[no-untyped-call]
 
 
 def _cost(begin: float, *, complete: bool) -> dict[str, Any]:
@@ -247,7 +265,7 @@ def _say_not_reached(notes: Mapping[str, Any], n: int) -> None:
 
 
 def _imprint_places(
-    imprint: Imprint, grid: Any, points: Any, ranges: Any, axes: Sequence[int] | None, at: Any
+    imprint: "Imprint", grid: Any, points: Any, ranges: Any, axes: Sequence[int] | None, at: Any
 ) -> Places:
     if points is None:
         nodes = default_grid(imprint.pattern, axes) if grid is None else grid

@@ -1,20 +1,23 @@
 """A made surface is measured from one sample: its network does not look at its input, so one row a point is enough."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
 from landform.data import Data, load_data
-from landform.imprint.imprint import Imprint
-from landform.response import Transfer, respond_like, transfer
 from landform.scan.places import Places
 from landform.scan.surface import brief
 from landform.task import Task
+
+if TYPE_CHECKING:
+    from landform.imprint.imprint import Imprint
+    from landform.response import Transfer
 
 CHECK_WORK = 2e11
 """Multiply-adds that the cross-check of a made surface may cost by default: some ten seconds on a laptop."""
@@ -41,8 +44,19 @@ class Found:
     attrs: dict[str, Any]
 
 
+def as_imprint(subject: object) -> "Imprint | None":
+    """Return an imprint as what it is, anything else as None; what makes imprints is loaded where there is one.
+
+    Example:
+        >>> as_imprint(nn.Linear(1, 1)) is None
+        True
+    """
+    home = sys.modules.get("landform.imprint.imprint")
+    return subject if home is not None and isinstance(subject, home.Imprint) else None
+
+
 def measure_imprint(
-    imprint: Imprint, places: Places, *, data: object = None, check: int | None = None, progress: bool | None = None
+    imprint: "Imprint", places: Places, *, data: object = None, check: int | None = None, progress: bool | None = None
 ) -> Found:
     """Measure an imprint from one row of a forward pass a point, and a few points again with all data.
 
@@ -83,7 +97,7 @@ def measure_imprint(
     return Found(losses, target, measured, attrs | {"checked_points": points, "checked_difference": difference})
 
 
-def promised(imprint: Imprint, places: Places, heads: int, other: Data | None) -> Float64[Tensor, "points heads"]:
+def promised(imprint: "Imprint", places: Places, heads: int, other: Data | None) -> Float64[Tensor, "points heads"]:
     """Return the losses that an imprint promises at places, on its own data or on other ones.
 
     Where the network's dtype cannot hold a coordinate, the promise is that of the rounded one, which the network gets.
@@ -110,14 +124,17 @@ def promised(imprint: Imprint, places: Places, heads: int, other: Data | None) -
     return torch.stack([m.remap(column) for m, column in zip(maps, target.T, strict=True)], dim=1)
 
 
-def _transfers(imprint: Imprint, other: Data) -> list[Transfer]:
+def _transfers(imprint: "Imprint", other: Data) -> "list[Transfer]":
+    from landform.response import respond_like, transfer
+
     lo, hi = imprint.range
     return [transfer(r, respond_like(r, other.targets, weights=other.weights), lo, hi) for r in imprint.responses]
 
 
-def _collapsed(imprint: Imprint, other: Data | None) -> Callable[[Tensor], Tensor]:
+def _collapsed(imprint: "Imprint", other: Data | None) -> Callable[[Tensor], Tensor]:
     """Return the function that measures a batch of points from the outputs of one sample."""
     from landform.imprint.collapsed import losses_at, outputs_at
+    from landform.response import respond_like
 
     if other is None:
         return lambda h: losses_at(imprint, h)
@@ -130,7 +147,7 @@ def _collapsed(imprint: Imprint, other: Data | None) -> Callable[[Tensor], Tenso
     return measure
 
 
-def _check(imprint: Imprint, task: Task, measure: Callable[[Tensor], Tensor], check: int | None) -> tuple[int, float]:
+def _check(imprint: "Imprint", task: Task, measure: Callable[[Tensor], Tensor], check: int | None) -> tuple[int, float]:
     """Send all data through the network at a few points; return how many and the largest difference."""
     work = float(imprint.parameters) * task.data.n
     count = max(1, min(CHECK_POINTS, int(CHECK_WORK / work))) if check is None else check

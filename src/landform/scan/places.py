@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from landform.errors import InputError
 from landform.mesh import MAX_NODES
-from landform.pattern import Pattern, SumPattern
 from landform.scan.sampler.hierarchy import build_hierarchy, coarse_first
+
+if TYPE_CHECKING:
+    from landform.pattern import Pattern, SumPattern
 
 TASK_GRID = {1: 65, 2: 33}
 """Nodes per axis for a plain task, where each node is a pass over the data; by the number of axes."""
@@ -144,7 +147,7 @@ def point_places(z: int, points: Float64[Tensor, "points z"] | Sequence[Sequence
     return Places(h)
 
 
-def default_grid(pattern: Pattern | SumPattern, axes: Sequence[int] | None) -> tuple[int, ...]:
+def default_grid(pattern: "Pattern | SumPattern", axes: Sequence[int] | None) -> tuple[int, ...]:
     """Choose the grid for an imprint: the pattern's own nodes, or every 2nd, 4th, … where they are too many.
 
     Args:
@@ -158,6 +161,7 @@ def default_grid(pattern: Pattern | SumPattern, axes: Sequence[int] | None) -> t
         InputError: If z ≥ 3 and no such grid has at most `MAX_DEFAULT_NODES` nodes.
 
     Example:
+        >>> from landform.pattern import Pattern
         >>> default_grid(Pattern.from_formula("sphere", z=3, resolution=64), None)
         (33, 33, 33)
     """

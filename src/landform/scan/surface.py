@@ -165,7 +165,7 @@ def label(
     if len(columns[most]) > 1:
         numbers = torch.arange(len(columns[most])).numpy()
         notes = {"long_name": "head of the network", "units": "1", "heads": heads[most]}
-        coordinates["channel"] = xarray.Variable(("channel",), numbers, notes, fastpath=True)
+        coordinates["channel"] = _index("channel", numbers, notes)
     return xarray.Dataset(variables, coordinates, dict(attrs) | dict(estimate.notes))
 
 
@@ -274,16 +274,25 @@ def _status(estimate: Estimate, columns: Sequence[int]) -> Tensor:
 def _coordinates(places: Places, names: Sequence[str]) -> "dict[str, xarray.Variable]":
     import xarray
 
-    found = {}
+    found: dict[str, xarray.Variable] = {}
     for k, name in enumerate(names):
         notes = {"long_name": f"coordinate {k + 1}", "units": "1"}
         if k in places.axes:
-            found[name] = xarray.Variable((name,), places.lines[places.axes.index(k)].numpy(), notes, fastpath=True)
+            found[name] = _index(name, places.lines[places.axes.index(k)].numpy(), notes)
         elif places.axes:
             found[name] = xarray.Variable((), float(places.h[0, k]), notes)
         else:
             found[name] = xarray.Variable(("node",), places.h[:, k].numpy().copy(), notes, fastpath=True)
     return found
+
+
+def _index(name: str, values: "np.ndarray[Any, Any]", notes: dict[str, Any]) -> "xarray.Variable":
+    """Return the coordinate of a dim; xarray asks of an array, but not of an index, whether it is dask's."""
+    import pandas as pd  # type: ignore[import-untyped]  # xarray brings it, without stubs
+    import xarray
+
+    index = pd.Index(values, name=name)
+    return xarray.IndexVariable((name,), index, notes, fastpath=True)  # type: ignore[no-untyped-call]
 
 
 def unit_of(loss: str) -> str:

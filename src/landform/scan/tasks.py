@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,12 +19,15 @@ from landform.scan.imprints import about, describe
 from landform.scan.places import Places
 from landform.scan.plan import build_engine, engine_name
 from landform.scan.run import Run, run
-from landform.scan.sampler import AbstractSampler, FullGrid, Multilevel, sample_order
+from landform.scan.sampler import AbstractSampler, FullGrid, sample_order
 from landform.scan.sampler.base import bring_forward
 from landform.scan.store import ScanStore
 from landform.scan.surface import unit_of
 from landform.scan.worker import Factory
 from landform.task import Task
+
+if TYPE_CHECKING:
+    from landform.scan.sampler import Multilevel
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +199,9 @@ def _sampler(task: Task, quantities: tuple[str, ...], places: Places, options: O
     return full, options.subset is not None
 
 
-def _multilevel(task: Task, quantities: tuple[str, ...], places: Places, options: Options) -> Multilevel:
+def _multilevel(task: Task, quantities: tuple[str, ...], places: Places, options: Options) -> "Multilevel":
+    from landform.scan.sampler import Multilevel
+
     if options.subset is not None:
         raise InputError("subset= fixes the samples of every node, tolerance= chooses them; give one of the two")
     if not places.axes:

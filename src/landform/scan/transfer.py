@@ -3,20 +3,16 @@
 from typing import TYPE_CHECKING, Union
 
 from landform.data import load_data
-from landform.imprint.imprint import Imprint
-from landform.response import Transfer, respond_like
-from landform.response import transfer as compare
-from landform.response.offset import OffsetResponse
-from landform.response.per_sample import PerSampleResponse
-from landform.response.token_offset import TokenOffsetResponse
 
 if TYPE_CHECKING:
+    from landform.imprint.imprint import Imprint
     from landform.imprint.other_data import OffsetTransfer, PerSampleTransfer
+    from landform.response import Transfer
 
 
 def transfer(
-    imprint: Imprint, data: object, *, head: int = 0
-) -> Union[Transfer, "OffsetTransfer", "PerSampleTransfer"]:
+    imprint: "Imprint", data: object, *, head: int = 0
+) -> Union["Transfer", "OffsetTransfer", "PerSampleTransfer"]:
     """Predict the surface of an imprint on another data set.
 
     At h the other set's loss is ρ̃(s(h)), with ρ̃ that set's own response along the imprint's ray: the level sets are
@@ -53,6 +49,11 @@ def transfer(
         'kept'
     """
     from landform.imprint.other_data import offset_transfer, per_sample_transfer  # it builds, which scans need not load
+    from landform.response import respond_like
+    from landform.response import transfer as compare
+    from landform.response.offset import OffsetResponse
+    from landform.response.per_sample import PerSampleResponse
+    from landform.response.token_offset import TokenOffsetResponse
 
     response = imprint.responses[head]
     if isinstance(response, PerSampleResponse):
