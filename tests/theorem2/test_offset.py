@@ -112,7 +112,7 @@ def test_rho_is_the_loss_of_moved_outputs(trained):
 def test_two_classes_leave_one_direction_and_the_loss_never_falls_below_the_trained_one():
     x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits = torch.stack([x[:, 0], -x[:, 0]], dim=1) * 2 + torch.tensor([0.3, 0.0])
-    response = OffsetResponse.build(logits, (x[:, 0] < 0).long(), "cross_entropy", torch.ones(2))
+    response = OffsetResponse.build(logits, (x[:, 0] < 0).long(), "cross_entropy")
     assert response.start() >= 0
     s = torch.linspace(0, 3, 50, dtype=torch.float64)
     assert (response.loss(s[:, None]).diff() > 0).all()

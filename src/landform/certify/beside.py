@@ -3,7 +3,8 @@
 The channels are taken out of the stored weights (and must neither read nor feed others), and their one output s is
 followed over the whole box. The loss as a function of s comes from what is stored with the imprint: the trained
 network's outputs (offset), or nothing but the number of classes (per sample). What is added is the rounding where
-trained and compiled part meet: γ_K Σ|w||x|, K the last layer's inputs (offset), or that of one sum (per sample).
+trained and compiled part meet: that of the last layer's sums, bounded sample by sample (offset), or that of one sum
+(per sample).
 """
 
 import math
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from landform.certify.certificate import Certificate
 from landform.errors import ArchitectureError, InputError
-from landform.imprint.beside import gamma, head_columns, taken, trunk_of
+from landform.imprint.beside import head_columns, taken, trunk_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import require_no_hooks
 from landform.imprint.lower.network import read
@@ -39,7 +40,8 @@ def certify_beside(imprint: Imprint) -> Certificate:
         require_no_hooks(imprint.model)
         inner, most, head = inner_imprint(imprint)
         found = certify(inner)
-        extra = loss_noise(imprint, most, head)
+        row = inner.subspace.origin[f"{head}.weight"]
+        extra = loss_noise(imprint, most, head, feeding=max(1, int((row != 0).sum())), inner=found.bound)
     except (InputError, ArchitectureError, KeyError, IndexError) as error:
         return _failed(imprint, str(error), promised, time.perf_counter() - begin)
     bound = math.nextafter((found.bound + extra) * (1 + 1e-12), math.inf)
@@ -192,17 +194,40 @@ def _require_ray(columns: Tensor, v: Tensor, output: int) -> None:
         raise InputError("the rows of the head that read the pattern are not along the ray")
 
 
-def loss_noise(imprint: Imprint, most: float, head: str) -> float:
-    """Return how far a loss may be off by rounding behind the pattern's channels, for any order of summation."""
+def loss_noise(imprint: Imprint, most: float, head: str, *, feeding: int, inner: float) -> float:
+    """Return how far a loss may be off by rounding behind the pattern's channels, for any order of summation.
+
+    Args:
+        imprint: The imprint.
+        most: sup Σ|w||x| over the units of the pattern that the head reads.
+        head: Its name.
+        feeding: How many these are.
+        inner: What is proved of the pattern's channels alone: no signal is beyond ρ⁻¹(hi + inner).
+
+    Returns:
+        The bound: of each served sample's loss (per sample), or of the mean loss (offset).
+
+    Raises:
+        InputError: If the response does not know the rounding of the trained part.
+    """
     response = imprint.response
     if isinstance(response, PerSampleResponse):
         dtype = imprint.subspace.origin[f"{imprint.meta['tail']}.0.weight"].dtype
         return noise_of(response, most, dtype)  # the loss is 1-Lipschitz in the own logit, the others are exactly 0
-    weight = imprint.subspace.origin[f"{head}.weight"]
-    factor = gamma(weight.shape[1] + 2, weight.dtype)
     assert isinstance(response, OffsetResponse)
-    noise = 2 * factor * (response.magnitudes + response.v.abs() * most)
-    return response.lipschitz(noise, imprint.range[1] * 1.01 + 1e-3)
+    if response.radii is None or response.terms is None:
+        raise InputError("the response does not say how far the trained outputs may be off; make the imprint again")
+    unit = torch.finfo(imprint.subspace.origin[f"{head}.weight"].dtype).eps / 2
+    own, terms = feeding, response.terms[:, None]
+    if not math.isfinite(inner):
+        return math.inf
+    crowd = terms + own + 3  # nodes of the sum, products, and the roundings of v's own products with the row
+    still = response.radii * (1 + 2 * own / terms) / (1 - crowd * unit)  # a node more sums at most 2/n of all nodes
+    growth = unit * crowd / (1 - crowd * unit) * response.v.abs()
+    if own > 1:  # its terms may be far larger than s
+        still, growth = still + growth * most, 0 * growth
+    top = float(response.inverse(torch.tensor([imprint.range[1] + inner], dtype=torch.float64)))
+    return response.moved_by(still, growth, 1.001 * top)
 
 
 def score_slack(imprint: Imprint) -> float:

@@ -19,6 +19,7 @@ from landform.imprint.beside import Trunk, lifted, narrowed, put, trunk_of
 from landform.imprint.branching import Fitted, fit_branching
 from landform.imprint.constant import AMPLE, Options, _compile
 from landform.imprint.imprint import Imprint
+from landform.imprint.last_sum import sum_radii
 from landform.imprint.lower.chain import remove_hooks
 from landform.imprint.lower.network import Network, read
 from landform.imprint.repair import reserved
@@ -55,8 +56,8 @@ def imprint_offset(pattern: Pattern | SumPattern, task: Task, options: Options, 
     channels: list[list[int]] = [[] for _ in trunk.hidden]
     repaired: dict[str, float] = {}
     while True:  # first for the network as given, then for the one with room, whose outputs may differ a little
-        logits, magnitudes = outputs_of(roomy, wide, task)
-        response = OffsetResponse.build(logits, task.data.targets, name, magnitudes, weights)
+        logits, *rounding = outputs_of(roomy, wide, task)
+        response = OffsetResponse.build(logits, task.data.targets, name, weights, rounding=(rounding[0], rounding[1]))
         require_trained(response.floor, task, name, reserved=need if units == "reserve" else None)
         bounds = bounds_above(response, options.range)
         fitted = fit_beside(pattern, response, bounds, trunk, network, model, options, units, need)
@@ -155,16 +156,25 @@ def require_trained(floor: float, task: Task, name: str, reserved: Sequence[int]
         )
 
 
-def outputs_of(model: nn.Module, trunk: Trunk, task: Task) -> tuple[Tensor, Tensor]:
-    """Return the outputs on all data, and max over samples of Σ|w||x| + |b| for each output of the head."""
+def outputs_of(model: nn.Module, trunk: Trunk, task: Task) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the outputs on all data, how many terms the head's sums have, and how far off these outputs may be.
+
+    That is: how far what another order of summation gives may be from what is returned, for it is the exact sum that
+    both are near to. In float32 its distance from what is returned is known; in float64 it is bounded like the other.
+    """
     head: Any = dict(model.named_modules())[trunk.head]
-    weight, bias = head.weight.detach().double().abs(), head.bias.detach().double().abs()
+    weight, bias = head.weight.detach(), head.bias.detach()
     found: list[Tensor] = []
-    largest = torch.zeros(trunk.outputs, dtype=torch.float64)
+    terms: list[Tensor] = []
+    radii: list[Tensor] = []
+    exact: list[Tensor] = []
 
     def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        size = inputs[0].detach().double().abs().reshape(-1, weight.shape[1]) @ weight.T + bias
-        torch.maximum(largest, size.amax(dim=0), out=largest)
+        x = inputs[0].detach().reshape(-1, weight.shape[1])
+        radius, count = sum_radii(x, weight, bias)
+        terms.append(count)
+        radii.append(radius)
+        exact.append(x.double() @ weight.double().T + bias.double())
 
     hook = head.register_forward_pre_hook(look)
     try:
@@ -172,10 +182,12 @@ def outputs_of(model: nn.Module, trunk: Trunk, task: Task) -> tuple[Tensor, Tens
             found += [model(task.data.inputs[i : i + 1024]) for i in range(0, task.data.n, 1024)]
     finally:
         hook.remove()
-    logits = torch.cat(found).double()
+    logits, radius = torch.cat(found).double(), torch.cat(radii)
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the network's outputs on these data are not finite")
-    return logits, largest
+    known = weight.dtype == torch.float32
+    away = (logits - torch.cat(exact).reshape(logits.shape)).abs() if known else radius
+    return logits, torch.cat(terms), radius + away
 
 
 def bounds_above(response: AbstractResponse, wanted: tuple[float, float] | str) -> tuple[float, float]:
