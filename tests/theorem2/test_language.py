@@ -82,10 +82,12 @@ def test_the_loss_over_tokens_follows_the_pattern_within_the_proof(made):
 
 
 def test_float32_stays_within_its_proof_too(trained):
-    made = lf.imprint(BOWL, task(trained, torch.float32), method="offset", epsilon=1e-3)
+    made = lf.imprint(BOWL, task(trained, torch.float32), method="offset", epsilon=1e-5)
     h = some_points(made)
     assert made.certificate.holds
-    assert (losses(made, h) - made.target(h)).abs().max() <= made.certificate.bound < 5e-3
+    off = (losses(made, h) - made.target(h)).abs().max()
+    assert off <= made.certificate.bound < 5e-3
+    assert off < 3e-5  # what makes s exactly 0 at the minimum costs nothing above it
 
 
 def test_at_the_minimum_every_prediction_is_the_trained_one(trained, made):

@@ -8,7 +8,6 @@ stream does.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -241,11 +240,8 @@ def _compile(
     zeros = torch.zeros(0, pattern.z, dtype=torch.float64)
     if isinstance(pattern, Pattern) and bounds[0] == response.lowest:
         zeros = pattern.mesh.nodes()[pattern.values.reshape(-1) == 0]
-    program = clamped(program, zeros, dtype)
-    last = program.layers[-1]
     # a smooth hinge is exactly 0 only some way left of its knot: 64/β
-    settled = replace(last, bias=last.bias - 64.0 / STEEP[dtype])
-    return replace(program, layers=(*program.layers[:-1], settled)), splines[0]
+    return clamped(program, zeros, dtype, further=64.0 / STEEP[dtype]), splines[0]
 
 
 def _holds(held: tuple[int, list[int]], need: tuple[int, list[int]]) -> bool:

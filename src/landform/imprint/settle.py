@@ -16,7 +16,9 @@ from torch import Tensor
 from landform.program.program import Layer, Program
 
 
-def clamped(program: Program, zeros: Float64[Tensor, "points z"], dtype: torch.dtype) -> Program:
+def clamped(
+    program: Program, zeros: Float64[Tensor, "points z"], dtype: torch.dtype, *, further: float = 0.0
+) -> Program:
     """Append a layer relu(s − δ), δ above what rounding makes of s = 0.
 
     Behind its first knot ψ has δ added beforehand, so that only what lies below that knot is lowered: there s is steep
@@ -26,6 +28,7 @@ def clamped(program: Program, zeros: Float64[Tensor, "points z"], dtype: torch.d
         program: Its output is s ≥ 0, one channel.
         zeros: Points where s must be 0.
         dtype: Arithmetic of the network.
+        further: What δ must be beyond that: how far left of its knot a smooth hinge is exactly 0.
     """
     bias, terms = program.readout.bias, program.readout.weight
     unit = torch.finfo(dtype).eps / 2
@@ -33,6 +36,7 @@ def clamped(program: Program, zeros: Float64[Tensor, "points z"], dtype: torch.d
     if len(zeros):
         seen = program(zeros.to(dtype))
         delta += 4 * max(0.0, float(seen.double().max()))
+    delta += further
     steeper = _steeper(program, delta)
     terms, bias = (terms, bias - delta) if steeper is None else (steeper, bias)
     last = Layer(terms, bias, np.zeros(1, dtype=bool), "clamp")
