@@ -98,7 +98,8 @@ def relief(
 
 def _draw(ax: Any, x: Floats, y: Floats, values: Floats, shade: Floats | None, cmap: str, height: float) -> None:
     from matplotlib.ticker import MaxNLocator
-    from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+
+    from landform.view.terrain import Terrain  # loads matplotlib
 
     lo, hi = limits(values)
     top = hi if hi > lo else lo + 1.0
@@ -108,9 +109,8 @@ def _draw(ax: Any, x: Floats, y: Floats, values: Floats, shade: Floats | None, c
     corners = nodes[triangles]
     scaled = (corners - [x[0], y[0], lo]) / [np.ptp(x), np.ptp(y), (top - lo) / height]
     colours = _lit(scaled, _colours(triangles, values, shade, cmap, lo, top))
-    ax.add_collection3d(
-        Poly3DCollection(corners, facecolors=colours, edgecolors=colours, linewidths=0.25, rasterized=True, shade=False)
-    )
+    # narrower edges leave seams, through which the ground behind a wall shows
+    ax.add_collection3d(Terrain(x, y, values, triangles, colours, linewidths=0.5, rasterized=True))
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     ax.set_zlim(lo, top)
     ax.set_box_aspect((1, float(np.ptp(y) / np.ptp(x)) if 1 / 3 < np.ptp(y) / np.ptp(x) < 3 else 1, height), zoom=1.12)
