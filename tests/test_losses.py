@@ -109,7 +109,12 @@ def test_names_are_the_modules_defaults(name):
         "multi_margin": nn.MultiMarginLoss,
         "poisson_nll": nn.PoissonNLLLoss,
     }
-    if name in ("token_cross_entropy", "causal_lm"):
+    if name in ("nll", "log_loss"):
+        labels = torch.arange(9) % 3
+        logs = outputs(3)[:9].log_softmax(1)
+        got = batched(name, logs if name == "nll" else logs.exp(), labels, (4, 7))
+        wanted = F.nll_loss(logs, labels)
+    elif name in ("token_cross_entropy", "causal_lm"):
         given, targets = tokens()
         got = batched(name, given, targets, (3, 4))
         shift = int(name == "causal_lm")

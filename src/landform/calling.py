@@ -193,13 +193,47 @@ def _place(name: str, alias: Mapping[str, str]) -> str:
     raise unknown_name("parameter", name, alias)
 
 
-def split_heads(found: object, n: int, who: str) -> tuple[dict[str, Tensor], bool]:
+def pick(found: object, output: str | int, who: str) -> object:
+    """Take one of the outputs that a model returned.
+
+    Args:
+        found: What it returned: a tuple, a list, a named tuple or a mapping.
+        output: Its key, name or number; ``2`` and ``"2"`` mean the same.
+        who: Whom to name in errors.
+
+    Returns:
+        That output.
+
+    Raises:
+        UnknownNameError: There is none of this name, with those that there are.
+        InputError: It returned a single tensor.
+
+    Example:
+        >>> pick({"box": 1, "face": 2}, "face", "model"), pick((3, 4), 1, "model")
+        (2, 4)
+    """
+    if isinstance(found, Mapping):
+        parts = {str(key): value for key, value in found.items()}
+    elif isinstance(found, tuple | list):
+        parts = {str(number): value for number, value in enumerate(found)}
+        parts |= dict(zip(getattr(found, "_fields", ()), found, strict=False))
+    else:
+        raise InputError(
+            f"{who} returns a single {type(found).__name__}, and output={output!r} was asked for; leave output= out"
+        )
+    if str(output) not in parts:
+        raise unknown_name("output", str(output), parts)
+    return parts[str(output)]
+
+
+def split_heads(found: object, n: int, who: str, output: str | int | None = None) -> tuple[dict[str, Tensor], bool]:
     """Name the heads of what a model returned, and say whether it was a single one.
 
     Args:
         found: What it returned.
         n: Samples that went in.
         who: Whom to name in errors.
+        output: The one that counts (see `pick`); None for all.
 
     Returns:
         Tensors by head, ``"output"`` for a single one, and whether it was single.
@@ -207,6 +241,7 @@ def split_heads(found: object, n: int, who: str) -> tuple[dict[str, Tensor], boo
     Raises:
         InputError: No tensors, or a tensor without one row a sample.
     """
+    found = found if output is None else pick(found, output, who)
     logits = getattr(found, "logits", None)
     heads: dict[str, object]
     single = isinstance(found, Tensor) or isinstance(logits, Tensor)

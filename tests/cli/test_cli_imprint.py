@@ -264,3 +264,32 @@ def test_the_default_dtype_is_put_back_after_an_error():
     with pytest.raises(ZeroDivisionError, match="on purpose"):
         fail()
     assert torch.get_default_dtype() is torch.float32
+
+
+def test_head_chooses_one_of_several_outputs(run, tmp_path):
+    lines = [
+        "from torch import nn",
+        "class Two(nn.Module):",
+        "    def __init__(self):",
+        "        super().__init__()",
+        "        layers = [m for size in (64, 40, 40, 40) for m in (nn.Linear(size, 40), nn.ReLU())]",
+        "        self.body, self.box, self.digit = nn.Sequential(*layers), nn.Linear(40, 4), nn.Linear(40, 10)",
+        "    def forward(self, x):",
+        "        x = self.body(x)",
+        "        return {'box': self.box(x), 'digit': self.digit(x).log_softmax(1)}",
+    ]
+    (tmp_path / "twoheads.py").write_text("\n".join(lines))
+    net = ("--model", "twoheads:Two", "--head", "digit", "--loss", "nll")
+    ran = run("imprint", "formula:sphere", *net, "--resolution", 3, "--json", "-o", "x.landform")
+    assert ran.code == 0, ran.err
+    assert ran.json["holds"]
+    assert ran.json["loss"] == "nll"
+    assert run("plan", *net, "--json").json["capacity"]["holdings"][0]["cells"] >= 3
+    again = run("certify", "x.landform", "--model", "twoheads:Two", "--data", "digits", "--json")
+    assert again.json["bound"] == ran.json["bound"]
+    surface = run("scan", "twoheads:Two", *net[2:], "--data", "digits", "--grid", 3, "--no-picture", "--json")
+    assert surface.code == 0, surface.err
+    wrong = run("imprint", "formula:sphere", "--model", "twoheads:Two", "--head", "digits", "--resolution", 3)
+    assert wrong.code == 2
+    assert "unknown output 'digits': did you mean 'digit'?" in wrong.err
+    assert "name the network too" in run("imprint", "formula:sphere", "--head", "digit").err

@@ -383,12 +383,6 @@ def test_the_pretrained_output_network_of_mtcnn():
     assert len(made.responses) == 3
 
 
-def test_probabilities_as_an_output_are_refused_with_what_to_do():
-    net = needed(lambda: pretrained.onet(logits=False))
-    with pytest.raises(ArchitectureError, match=r"'softmax6_1' is a Softmax.*nn\.Identity\(\)"):
-        read_graph(net, (3, 48, 48))
-
-
 def test_the_pretrained_efficientnet():
     made = checked(needed(pretrained.efficientnet_lite0), (3, 224, 224), relative=2e-2, points=1)
     assert made.subspace.moved == ("_bn0.bias",)

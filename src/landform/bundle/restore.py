@@ -193,7 +193,7 @@ def check_heads(
     if document.method != "constant":
         _check_beside(document, network, responses)
         return
-    chain = read(network)
+    chain = read(network, output=document.meta.get("output"))
     outputs, sizes = [head.outputs for head in chain.heads], [r.n_outputs for r in responses]
     if outputs != sizes:
         raise BundleError(
@@ -262,7 +262,7 @@ def make_task(
         if document.loss is None:
             raise InputError("the bundle does not say which loss it was made with; load it without data")
         loss = _known_loss(document.loss)
-    return Task(network, loss, found, name=document.task)
+    return Task(network, loss, found, output=document.meta.get("output"), name=document.task)
 
 
 def _known_loss(spec: "LossSpec") -> LossLike:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from landform.certify.certificate import Certificate, Kind
+from landform.certify.ending import behind
 from landform.certify.graph import read_graph_network
 from landform.certify.network import Network, read_network
 from landform.certify.post_norm import prove_post_stream
@@ -64,7 +65,7 @@ def certify(imprint: Imprint) -> Certificate:
         if stream:
             parts = _measure(imprint) if measured else [_prove_transformer(imprint)]
         else:
-            found = lower.read(imprint.model, sample_shape(imprint))
+            found = lower.read(imprint.model, sample_shape(imprint), output=imprint.meta.get("output"))
             own = () if found.graph is None else _assumed_of_graphs(sample_shape(imprint))
             _require_consistent(imprint, found)
             buffers = dict(imprint.model.named_buffers())
@@ -73,6 +74,11 @@ def certify(imprint: Imprint) -> Certificate:
             else:
                 network = read_graph_network(found, imprint.subspace, buffers, imprint.model)
             parts = _measure(imprint) if measured else _prove(imprint, network)
+            if not measured:
+                parts = [
+                    behind(p, end, response, imprint.range, network.unit_roundoff)
+                    for p, end, response in zip(parts, found.ends, imprint.responses, strict=True)
+                ]
     except (ProofError, InputError, ArchitectureError) as error:
         failures = (str(error),)
     bound = max((p.total for p in parts), default=math.inf)

@@ -19,6 +19,7 @@ def compiled(
     *,
     model: str,
     weights: str | None,
+    head: str | None,
     widths: list[int] | None,
     dtype: str | None,
     loss: Any,
@@ -32,6 +33,8 @@ def compiled(
 
     if widths and model != FIT:
         raise InputError("--widths builds a network; leave it out where --model names one")
+    if head is not None and model == FIT:
+        raise InputError("--head chooses one of the outputs of --model; name the network too")
     network = read_model(model, weights, dtype)
     second = None if other is None else read_data(other)
     with default_dtype(dtype):
@@ -39,7 +42,7 @@ def compiled(
             network = built(widths, samples, loss, shape.channels or 1)
         return imprint(
             shape,
-            samples if network is None else Task(network, loss, samples),
+            samples if network is None else Task(network, loss, samples, output=head),
             method=compiling.method,
             units=compiling.units,
             scores=compiling.scores,

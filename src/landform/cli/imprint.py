@@ -16,6 +16,7 @@ from landform.cli.options import (
     PATTERN_DEFAULTS,
     BundleOptions,
     CompileOptions,
+    Head,
     Json,
     Loss,
     Model,
@@ -59,6 +60,7 @@ def imprint(
     *,
     model: Model = "fit",
     weights: Weights = None,
+    head: Head = None,
     widths: Widths = None,
     dtype: Annotated[
         Literal["float32", "float64"] | None,
@@ -103,6 +105,7 @@ def imprint(
             compiling,
             model=model,
             weights=weights,
+            head=head,
             widths=widths,
             dtype=dtype,
             loss=chosen,

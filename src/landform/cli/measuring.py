@@ -203,6 +203,7 @@ def _task(factory: str, source: Options, voice: Voice) -> tuple["Task", Any]:
         loss = "cross_entropy" if source["loss"] is None else read_loss(source["loss"])
         metrics = [resolve(name, "--metrics") if ":" in name else name for name in source["metrics"] or ()]
         run = {key: source[key] for key in ("device", "batch_norm") if source[key] is not None}
+        run |= {} if source["head"] is None else {"output": source["head"]}
         task = Task(model, loss, data["train"] if several else data, metrics=metrics, **run)
     return task, several
 

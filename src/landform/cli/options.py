@@ -55,6 +55,14 @@ Weights = Annotated[
         help="Load these weights into --model first: .safetensors, or a .pt state dict (never a pickled object).",
     ),
 ]
+Head = Annotated[
+    str | None,
+    Parameter(
+        group=NETWORK_GROUP,
+        metavar="NAME|N",
+        help="For a network that returns several outputs: the one that the loss gets, by its key or number.",
+    ),
+]
 Widths = Annotated[
     list[int] | None,
     Parameter(

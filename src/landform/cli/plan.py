@@ -10,6 +10,7 @@ from landform.cli.options import (
     DATA_HELP,
     NETWORK_GROUP,
     PATTERN_GROUP,
+    Head,
     Json,
     Loss,
     Quiet,
@@ -20,6 +21,7 @@ from landform.cli.terminal import Voice, say, say_json, table
 from landform.cli.wider import call_of, wider_of
 
 if TYPE_CHECKING:
+    from landform.imprint.lower.network import Network
     from landform.program.capacity import Capacity
     from landform.response import AbstractResponse
 
@@ -50,6 +52,7 @@ def plan(
             help="Your own function or class that makes a network, or a folder of transformers.",
         ),
     ] = None,
+    head: Head = None,
     widths: Widths = None,
     resolution: Annotated[
         list[int] | None,
@@ -79,32 +82,35 @@ def plan(
     voice = Voice(quiet=quiet)
     from landform.cli.sources import FIT, read_data, read_loss, read_model
     from landform.errors import InputError
+    from landform.imprint.lower.network import read
+    from landform.imprint.lower.stream import has_stream
 
     if widths and model is not None:
         raise InputError("--widths and --model both name a network; give one of them")
     if model == FIT:
         raise InputError("--model fit builds whatever is needed; give --resolution to see what that is")
+    if head is not None and model is None:
+        raise InputError("--head chooses one of the outputs of --model; name the network too")
     wanted = cells(resolution, z)
     with voice.step("reading"):
         samples = read_data(data, split)
         network = None if model is None else read_model(model)
         chosen = read_loss(loss)
-        response = curve(chosen, samples, network)
-    from landform.imprint.lower.stream import has_stream
-
-    transformer = network is not None and has_stream(network)
+        found = None if network is None or has_stream(network) else read(network, output=head)
+        response = curve(chosen, samples, network, found)
+    transformer = network is not None and found is None
     with voice.step("packing"):
         held, more = (
             transformer_of(network, samples, z)
             if transformer
-            else capacity_of(network, widths, z=z, channels=channels, axis_aligned=axis_aligned)
+            else capacity_of(network, found, widths, z=z, channels=channels, axis_aligned=axis_aligned)
         )
         knots = {e: knots_for(response, e) for e in sorted({*EPSILONS, epsilon}, reverse=True)}
         shape = tuple(samples.inputs.shape[1:])
         take = needs(
             wanted, knots[epsilon] or MOST_KNOTS, channels, response.n_outputs, shape, axis_aligned=axis_aligned
         )
-    fitting = None if held is None or not wanted else holds(network, held, wanted, knots[epsilon])
+    fitting = None if held is None or not wanted else holds(network, found, held, wanted, knots[epsilon])
     if held is None and not wanted:
         voice.note("for more than the response curve, give --widths, --model or --resolution")
     result: dict[str, Any] = {
@@ -112,8 +118,8 @@ def plan(
         "fits": fitting,
         "widen": None
         if fitting is not False
-        else wider_of(network, samples, wanted, knots[epsilon], channels=channels, axis_aligned=axis_aligned),
-        "stages": perceptrons_of(held, network, samples) if transformer else stages_of(network),
+        else wider_of(network, found, samples, wanted, knots[epsilon], channels=channels, axis_aligned=axis_aligned),
+        "stages": perceptrons_of(held, network, samples) if transformer else stages_of(found),
         "more": more,
         "epsilon": None if held is None else attained(response, held.best.knots),
         "resolution": list(wanted),
@@ -129,14 +135,12 @@ def plan(
     return 0
 
 
-def holds(network: Any, held: "Capacity", wanted: tuple[int, ...], knots: int | None) -> bool:
+def holds(network: Any, found: "Network | None", held: "Capacity", wanted: tuple[int, ...], knots: int | None) -> bool:
     """Say whether the layers hold this pattern and a response curve of that many knots."""
     if held.best.schedule == "stream":
         return knots is not None and max(wanted) <= held.best.cells
-    from landform.imprint.lower.network import read
     from landform.program.capacity import fits
 
-    found = None if network is None else read(network)
     return knots is not None and fits(
         held.widths if found is None else found.rooms,
         wanted,
@@ -169,13 +173,10 @@ def perceptrons_of(held: "Capacity | None", network: Any, samples: Any) -> list[
     return [{"module": mlp.up.name, "units": mlp.hidden, "beside": stream.width, "curve": True} for mlp in stream.mlps]
 
 
-def stages_of(network: Any) -> list[dict[str, Any]]:
+def stages_of(found: "Network | None") -> list[dict[str, Any]]:
     """Return what each stage of a network holds: its module, units, and registers carried beside them."""
-    from landform.imprint.lower.network import read
-
-    if network is None:
+    if found is None:
         return []
-    found = read(network)
     rows = zip(found.stage_names, found.rooms, strict=True)
     return [{"module": name, "units": room.units, "beside": room.beside, "curve": room.curve} for name, room in rows]
 
@@ -189,25 +190,29 @@ def cells(resolution: list[int] | None, z: int) -> tuple[int, ...]:
     return cells_of(resolution[0] if len(resolution) == 1 else tuple(resolution), z)
 
 
-def curve(loss: Any, samples: Any, network: Any) -> "AbstractResponse":
+def curve(loss: Any, samples: Any, network: Any, found: "Network | None") -> "AbstractResponse":
     """Return the response that the knots are counted for."""
-    from landform.imprint.lower.network import read
+    from landform.imprint.heads import response_of
     from landform.imprint.lower.post_norm import find_any_stream
-    from landform.imprint.lower.stream import has_stream
     from landform.response import respond
 
-    outputs = None
-    if network is not None and has_stream(network):
-        outputs = find_any_stream(network, samples.inputs[:2]).head.outputs
-    elif network is not None:
-        outputs = read(network).heads[0].outputs
+    if found is not None:
+        head = found.heads[0]
+        return response_of(loss, samples, outputs=head.outputs, end=head.end, name=head.linear)
+    outputs = None if network is None else find_any_stream(network, samples.inputs[:2]).head.outputs
     if outputs is None and not isinstance(loss, str):
         outputs = samples.classes
     return respond(loss, samples.targets, outputs=outputs, weights=samples.weights)
 
 
 def capacity_of(
-    network: Any, widths: list[int] | None, *, z: int, channels: int, axis_aligned: bool
+    network: Any,
+    found: "Network | None",
+    widths: list[int] | None,
+    *,
+    z: int,
+    channels: int,
+    axis_aligned: bool,
 ) -> "tuple[Capacity | None, dict[str, int]]":
     """Return what a network or given widths hold (None where there are neither), and what more of it would.
 
@@ -215,14 +220,12 @@ def capacity_of(
     """
     from dataclasses import replace
 
-    from landform.imprint.lower.network import read
     from landform.program.capacity import capacity, finest_cells
     from landform.program.room import rooms
 
     per_hinge, check = 1, None
     usable = None if widths is None else rooms(widths)
-    if network is not None:
-        found = read(network)
+    if found is not None:
         usable, per_hinge = list(found.rooms), found.per_hinge
         check = found.checker(network)
     if usable is None:

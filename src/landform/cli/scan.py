@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from landform.cli.options import DATA_GROUP, DATA_HELP, NETWORK_GROUP, OUTPUT_GROUP, Json, OwnModel, Quiet
+from landform.cli.options import DATA_GROUP, DATA_HELP, NETWORK_GROUP, OUTPUT_GROUP, Head, Json, OwnModel, Quiet
 from landform.cli.surfaces import report, summary, targets, write
 from landform.cli.terminal import Voice, say, say_json
 
@@ -143,6 +143,7 @@ def scan(
             " --checkpoints.",
         ),
     ] = None,
+    head: Head = None,
     model: OwnModel = None,
     data: Annotated[
         str | None,
@@ -256,7 +257,7 @@ def scan(
     around: dict[str, Any] = {
         "plane": plane, "checkpoints": checkpoints, "z": z, "norm": norm, "include": include, "exclude": exclude,
         "biases": biases or None, "weights": weights, "metrics": metrics, "batch_norm": batch_norm, "device": device,
-        "range": span, "dry_run": dry_run or None,
+        "range": span, "dry_run": dry_run or None, "head": head,
     }  # fmt: skip
     if seed is not None:
         given["seed"] = seed

@@ -4,33 +4,37 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from landform.imprint.lower.network import Network
     from landform.program.room import Room
 
 
 def wider_of(
-    network: Any, samples: Any, wanted: tuple[int, ...], knots: int | None, *, channels: int, axis_aligned: bool
+    network: Any,
+    found: "Network | None",
+    samples: Any,
+    wanted: tuple[int, ...],
+    knots: int | None,
+    *,
+    channels: int,
+    axis_aligned: bool,
 ) -> dict[str, int] | None:
     """Return the arguments of a call of `landform.widen` that makes room, None where none would.
 
     Args:
         network: The network, which does not hold the pattern.
+        found: Its reading, None for a transformer.
         samples: Its data.
         wanted: Cells an axis.
         knots: Units of the response curve, None for too many.
         channels: Channels of the pattern.
         axis_aligned: Whether h itself is injected.
     """
-    from landform.imprint.lower.stream import has_stream
-
     if network is None or knots is None:
         return None
-    if has_stream(network):
+    if found is None:
         return _of_stream(network, samples, wanted, knots)
-    from landform.imprint.lower.network import read
     from landform.imprint.widening.enough import least_extra
     from landform.program.capacity import fits
-
-    found = read(network)
 
     def fitting(rooms: "Sequence[Room]", check: Any) -> bool:
         return fits(

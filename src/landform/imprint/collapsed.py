@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from landform.calling import split_heads
 from landform.errors import InputError
+from landform.imprint.heads import signals
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.network import Network, read
 
@@ -23,6 +25,8 @@ NUMBERS = 1 << 24  # numbers of the widest tensor that a batch may make: 64 MB i
 
 def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor, ...]:
     """Return the network's outputs at points, one tensor ``[points, outputs]`` a head, in the network's dtype.
+
+    Of a head that ends in a softmax the logarithms are returned, in float64: what its response takes.
 
     Args:
         imprint: A constant imprint.
@@ -42,7 +46,7 @@ def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor
         raise InputError(f"points of this imprint have shape [points, {imprint.z}], got {tuple(h.shape)}")
     if imprint.meta.get("network", "").endswith("stream"):
         return (stream_outputs(imprint, h),)
-    found = read(imprint.model, sample_shape(imprint))
+    found = read(imprint.model, sample_shape(imprint), output=imprint.meta.get("output"))
     modules = dict(imprint.model.named_modules())
     for name in {*found.maps, found.entrance}:
         if name in found.maps or found.entrance not in found.maps:
@@ -66,7 +70,8 @@ def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor
                 result = imprint.model(sample.expand(len(points), *sample.shape[1:]))
         finally:
             hook.remove()
-        rows.append(_heads(result))
+        heads = split_heads(result, len(points), type(imprint.model).__name__, imprint.meta.get("output"))[0]
+        rows.append(signals(tuple(heads.values()), found))
     return tuple(torch.cat([part[number] for part in rows]) for number in range(len(rows[0])))
 
 
@@ -139,12 +144,3 @@ def losses_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> Float64[Tenso
         for outputs, response in zip(outputs_at(imprint, h), imprint.responses, strict=True)
     ]
     return torch.stack(columns, dim=1)
-
-
-def _heads(result: object) -> tuple[Tensor, ...]:
-    if isinstance(result, Tensor):
-        return (result,)
-    if isinstance(result, dict):
-        return tuple(result.values())
-    assert isinstance(result, (tuple, list))
-    return tuple(result)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from landform.errors import CapacityError, DataError, InputError
 from landform.imprint.build import build_network
+from landform.imprint.heads import response_of
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.chain import remove_hooks
 from landform.imprint.lower.network import Network, read
@@ -24,7 +25,7 @@ from landform.program.capacity import capacity, needed
 from landform.program.compile import Form, Schedule, compile_pattern
 from landform.program.program import Program
 from landform.program.room import Room
-from landform.response import AbstractResponse, Spline, direct_gap, fit_spline, respond
+from landform.response import AbstractResponse, Spline, direct_gap, fit_spline
 from landform.subspace import Subspace
 from landform.task import Task, outputs_probe
 
@@ -65,7 +66,8 @@ def imprint_constant(
     model = getattr(model, "_orig_mod", model)  # a torch.compile wrapper: the module inside has the weights
     if model is not None and not isinstance(model, nn.Module):
         raise InputError(f"imprint needs a torch.nn.Module, got {type(model).__name__}")
-    chain = read(model, data.inputs.shape[1:]) if model is not None else None
+    output = task.output if task is not None else None
+    chain = read(model, data.inputs.shape[1:], output=output) if model is not None else None
     if model is not None and chain is not None:
         chain.check(model)
     channels = pattern.channels or 1
@@ -88,7 +90,7 @@ def imprint_constant(
         model=network,
         subspace=Subspace(origin, lowered.directions),
         pattern=pattern,
-        task=Task(network, data_task.loss, data, name=data_task.name),
+        task=Task(network, data_task.loss, data, output=output, name=data_task.name),
         responses=responses,
         range=bounds,
         spline_stage=lowered.spline_stage,
@@ -102,6 +104,7 @@ def imprint_constant(
             _gap(pattern, responses[0], bounds) if direct else 0.0,
             lowered.directions,
             data.inputs.shape[1:],
+            output,
         ),
     )
 
@@ -112,22 +115,23 @@ def _responses(task: Task, chain: Network | None, channels: int, convex: bool) -
     values = data.targets.is_floating_point() and data.targets[0].numel() == 1
     if values and task.loss_form.name == "cross_entropy":
         raise DataError(f"{data.name} has one number a sample, not labels; pass a loss for values, such as loss='mse'")
+    heads: list[tuple[int | None, str]]
     if chain is None:
-        sizes: list[int | None] = [None] * channels
-        if not isinstance(task.loss, str) and callable(task.loss) and data.classes:
-            sizes = [data.classes] * channels
+        own = not isinstance(task.loss, str) and callable(task.loss)
+        heads, names = [(data.classes or None if own else None, "")] * channels, ["the output"] * channels
     else:
-        sizes = [head.outputs for head in chain.heads]
-    if channels not in (1, len(sizes)):
+        heads = [(head.outputs, head.end) for head in chain.heads]
+        names = [head.linear for head in chain.heads]
+    if channels not in (1, len(heads)):
         raise InputError(
-            f"the pattern has {channels} channels and the network {len(sizes)} heads; each channel needs a head of its"
+            f"the pattern has {channels} channels and the network {len(heads)} heads; each channel needs a head of its"
             " own"
         )
-    made: dict[int | None, AbstractResponse] = {}
-    for size in sizes:
-        if size not in made:
-            made[size] = respond(task.loss, data.targets, outputs=size, weights=data.weights, convex=convex)
-    return tuple(made[size] for size in sizes)
+    made: dict[tuple[int | None, str], AbstractResponse] = {}
+    for (size, end), name in zip(heads, names, strict=True):
+        if (size, end) not in made:
+            made[size, end] = response_of(task.loss, data, outputs=size, end=end, name=name, convex=convex)
+    return tuple(made[head] for head in heads)
 
 
 def bounds_of(
@@ -325,6 +329,7 @@ def _meta(
     gap_between_nodes: float,
     directions: Sequence[dict[str, Tensor]],
     sample: Sequence[int],
+    output: str | int | None,
 ) -> dict[str, Any]:
     notes = list(program.notes)
     if direct:
@@ -361,6 +366,7 @@ def _meta(
         "widths": list(chain.widths),
         "injected": chain.injected,
         "sample": list(sample),
+        "output": output,
         "heads": [None if head.key is None else str(head.key) for head in chain.heads],
         "notes": notes,
     }

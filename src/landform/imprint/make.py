@@ -122,6 +122,14 @@ def imprint(
         raise InputError(
             "repair trains a network of which channels were reserved: method='offset' or 'per-sample', units='reserve'"
         )
+    if isinstance(task, Task) and task.output is not None:
+        beside = method != "constant"
+        if beside or (isinstance(task.model, nn.Module) and has_stream(task.model)):
+            what = "Theorem 2 is built" if beside else "a transformer's stream is read"
+            raise InputError(
+                f"the task has output={task.output!r}, and {what} for networks with one output; put a module around"
+                " yours whose forward returns that one"
+            )
     if method != "constant":
         if not isinstance(task, Task):
             raise InputError(f"method='{method}' needs a trained network: lf.Task(model, loss=…, data=…)")

@@ -148,6 +148,17 @@ def causal_lm(outputs: Tensor, targets: Tensor, **options: Any) -> Terms:
     return cross_entropy(outputs[:, :-1].movedim(-1, 1), targets[:, 1:], **options)
 
 
+def log_loss(outputs: Tensor, targets: Tensor, **options: Any) -> Terms:
+    """Negative logarithm of the probability of the label, on probabilities."""
+    if outputs.ndim > 1 and bool((outputs < 0).any() | ((outputs.sum(1) - 1).abs() > 1e-3).any()):
+        raise InputError(
+            f"log_loss: outputs reach from {float(outputs.min()):g} to {float(outputs.max()):g}, and add up to"
+            f" {float(outputs.sum(1).flatten()[0]):g} for the first sample; wanted probabilities, as a softmax gives"
+            " them: for logits use 'cross_entropy', for logarithms of probabilities 'nll'"
+        )
+    return nll(outputs.log(), targets, **options)
+
+
 def nll(outputs: Tensor, targets: Tensor, **options: Any) -> Terms:
     """Negative log-likelihood on log-probabilities."""
     if options.get("weight") is not None:

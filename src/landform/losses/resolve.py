@@ -59,9 +59,10 @@ _KNOWN: dict[str, _Known] = {
     ),
     "causal_lm": _Known(formulas.causal_lm, None, None, {"ignore_index": -100}),
     "nll": _Known(formulas.nll, nn.NLLLoss, F.nll_loss, {"weight": None, "ignore_index": -100}),
+    "log_loss": _Known(formulas.log_loss, None, None, {}),
 }
 
-LOSS_NAMES = tuple(name for name in _KNOWN if name != "nll")
+LOSS_NAMES = tuple(_KNOWN)
 """Losses that `resolve_loss` knows by name."""
 
 
@@ -73,7 +74,9 @@ def resolve_loss(loss: LossLike) -> Loss:
     along the last dimension. Targets may differ from outputs by dimensions of size 1 and are never broadcast.
     ``"token_cross_entropy"`` is the cross-entropy of outputs whose classes come last, as those of language models,
     ``"causal_lm"`` that of the next token (position t is compared with label t + 1); both are means over all labels
-    that are not −100, whatever their number in a sequence.
+    that are not −100, whatever their number in a sequence. ``"nll"`` takes logarithms of probabilities, as a
+    ``LogSoftmax`` emits them, ``"log_loss"`` the probabilities themselves, as a ``Softmax`` does (the name is
+    scikit-learn's): both are the cross-entropy of what is before it.
 
     Any other module (a copy of it, in evaluation mode and float64) or function is called with float64 outputs. If it
     returns one value a sample, their mean is exact; if it returns one number, it is called on all outputs at once (see

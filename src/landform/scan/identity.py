@@ -47,6 +47,7 @@ def identity(
         "model_hash": hash_of(task.model),
         "loss": task.loss_form.name,
         "loss_options": {name: str(value) for name, value in task.loss_form.options.items()},
+        **({} if task.output is None else {"output": str(task.output)}),
         "settings": {name: str(getattr(task.settings, name)) for name in ("batch_norm", "dtype", "autocast")},
         "data": f"{data.name} ({data.split})",
         "data_hash": data.hash,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import xarray
 
 LOG_LOSSES = (
-    *("cross_entropy", "nll", "bce_with_logits", "poisson_nll", "gaussian_nll"),
+    *("cross_entropy", "nll", "log_loss", "bce_with_logits", "poisson_nll", "gaussian_nll"),
     *("token_cross_entropy", "causal_lm"),
 )
 """Losses that are negative logarithms of a probability, so their unit is the nat."""

@@ -92,7 +92,7 @@ class Objective:
 
     def loss_of(self, outputs: object, batch: Batch) -> tuple[Float64[Tensor, ""], Float64[Tensor, ""]]:
         """Add up the loss of a batch from outputs; numerator and denominator."""
-        heads, _ = split_heads(outputs, batch.size, f"model {type(self.model).__name__}")
+        heads, _ = split_heads(outputs, batch.size, f"model {type(self.model).__name__}", self.task.output)
         sums = []
         for output in heads.values():
             total = LossSum(self.task.loss_form)

@@ -162,7 +162,7 @@ class Caller(Held):
         Raises:
             InputError: No tensors, or a tensor without one row a sample.
         """
-        return split_heads(outputs, batch.size, self._who)[0]
+        return split_heads(outputs, batch.size, self._who, self._output)[0]
 
     def _call(self, function: Any, parameters: Mapping[str, Tensor] | None, inputs: Any, seed: int) -> Any:
         with self.mode():

@@ -36,6 +36,7 @@ class Held:
         "_metrics",
         "_model",
         "_name",
+        "_output",
         "_resolved",
         "_separable",
         "_session",
@@ -54,6 +55,7 @@ class Held:
         data: object = None,
         *,
         step: Callable[[Any, Any], Any] | None = None,
+        output: str | int | None = None,
         metrics: MetricLike | Sequence[MetricLike] = (),
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -72,6 +74,13 @@ class Held:
             )
         if step is not None and (loss is not None or not callable(step)):
             raise InputError("step= computes the loss by itself: pass a function step(model, batch), and no loss=")
+        if output is not None and (isinstance(output, bool) or not isinstance(output, (str, int))):
+            raise InputError(f"output is {output!r}; wanted the name, key or number of one of the model's outputs")
+        if output is not None and (step is not None or loss == "model"):
+            raise InputError(
+                f"output={output!r} says what the loss gets; here the loss is computed elsewhere, leave it out"
+            )
+        self._output = output
         self._model = unwrap(model)
         self._wanted = metrics
         self._metrics = resolve_metrics(metrics)
@@ -128,6 +137,11 @@ class Held:
     def step(self) -> Callable[[Any, Any], Any] | None:
         """The step, or None for a task with a loss."""
         return self._step
+
+    @property
+    def output(self) -> str | int | None:
+        """Which of the model's outputs the loss gets, as given; None for all."""
+        return self._output
 
     @property
     def settings(self) -> Settings:

@@ -34,7 +34,7 @@ class Probed(Caller):
         if self._heads is None:
             count = min(2, self.n)  # BatchNorm by batches needs two
             batch = self.batch(slice(0, count))
-            heads, single = split_heads(self._peek(batch), count, self._who)
+            heads, single = split_heads(self._peek(batch), count, self._who, self._output)
             self._heads = ("output",) if single else tuple(heads)
         return self._heads
 

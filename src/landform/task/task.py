@@ -45,6 +45,8 @@ class Task(Probed):
         step: Instead of a loss: a function ``step(model, batch)`` of the model and a batch as the loader gives it, as
             in a training loop. It returns one loss a sample, shape ``[n]``, or one number, or a mapping of such with
             ``"loss"`` among them; the others are metrics.
+        output: For a model that returns several outputs: the name, key or number of the one that the loss gets, e.g.
+            ``2`` or ``"logits"``. None, the default: all of them, each with a loss of its own.
         metrics: What to measure beside the loss: `landform.metrics.resolve_metrics`.
         device: Where to compute: ``"cpu"``, ``"cuda"``, ``"mps"``, …; None for where the model is. The model itself
             stays where it is.
@@ -127,6 +129,7 @@ class Task(Probed):
             loss if loss is not None else kept,
             self._splits if data is None and len(self._splits) > 1 else self._data if data is None else data,
             step=self._step if loss is None and kept is None else None,
+            output=self._output,
             device=self._settings.device,
             dtype=self._settings.dtype,
             autocast=self._settings.autocast or False,
@@ -317,7 +320,7 @@ class Task(Probed):
             for part in parts_of(n, DEFAULT_BATCH if batch_size is None else batch_size, even=not self.frozen):
                 some = inputs[part] if isinstance(inputs, Tensor) else {k: v[part] for k, v in inputs.items()}
                 found = session.call(self._model, state, some)
-                parts.append(split_heads(found, part.stop - part.start, self._who))
+                parts.append(split_heads(found, part.stop - part.start, self._who, self._output))
         joined = {name: torch.cat([heads[name] for heads, _ in parts]) for name in parts[0][0]}
         return joined["output"] if parts[0][1] else joined
 

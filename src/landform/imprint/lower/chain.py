@@ -40,11 +40,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Head:
-    """One output: its key in what the model returns (None for a bare tensor), its Linear and its output features."""
+    """One output: its key in what the model returns (None for a bare tensor), its Linear and its output features.
+
+    A chain ends in its Linear layers: nothing (``end``) comes behind them.
+    """
 
     key: str | int | None
     linear: str
     outputs: int
+    end: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The families of layers, in the order in which they are asked. A new family is a file with `read`, and a line here."""
 
-from landform.imprint.lower import activation, affine, batchnorm, groupnorm, merge, passing, pooling
+from landform.imprint.lower import activation, affine, batchnorm, groupnorm, merge, passing, pooling, probabilities
 from landform.imprint.lower.graph import Call, Op
 
-FAMILIES = (affine, batchnorm, groupnorm, activation, pooling, merge, passing)
+FAMILIES = (affine, batchnorm, groupnorm, activation, pooling, merge, passing, probabilities)
 _OWN_MEAN = (
     "it takes from every channel its own mean, and what an imprint carries is just that; use BatchNorm, GroupNorm, or"
     " track_running_stats=True"
@@ -14,8 +14,6 @@ INSTEAD = {
     "InstanceNorm3d": _OWN_MEAN,
     "LSTM": "its gates saturate, and what it keeps has passed a tanh; use layers without recurrence",
     "GRU": "its gates saturate, and what it keeps has passed a tanh; use layers without recurrence",
-    "Softmax": "take it off (model.NAME = nn.Identity()) and let the loss contain it, as cross_entropy does",
-    "LogSoftmax": "take it off (model.NAME = nn.Identity()) and use cross_entropy, which contains it",
 }
 """What would work instead of modules that are often met and not covered."""
 COVERED = "; ".join(family.COVERS for family in FAMILIES)

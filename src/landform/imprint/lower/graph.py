@@ -3,9 +3,9 @@
 Every tensor inside an imprint is the same at all positions (pixels, time steps), so an operation is described by what
 it does to the channels: a linear *map* (Linear, convolutions at one tap), a *norm* (BatchNorm in eval mode: one factor
 and one constant a channel), an *act* (a piecewise-linear activation), *add*, *cat*, *pool* (the identity on constants,
-but for rounding), *keep* (Flatten, Dropout, views), *shift* (empty channels beside the others), *gate* (a sigmoid) or
-*mul* (a product with a gate). Each family of layers is one file that turns a call into an `Op`, writes numbers into its
-parameters and reads them back:
+but for rounding), *keep* (Flatten, Dropout, views), *shift* (empty channels beside the others), *gate* (a sigmoid),
+*mul* (a product with a gate) or the *end* of a head (a softmax). Each family of layers is one file that turns a call
+into an `Op`, writes numbers into its parameters and reads them back:
 
 ==================  ==============================================================================================
 `affine.py`         Linear, convolutions and transposed ones: any matrix between channels, at one tap of the kernel
@@ -15,6 +15,7 @@ parameters and reads them back:
 `pooling.py`        max, average and adaptive pools, means over positions
 `merge.py`          residual sums and concatenation
 `passing.py`        what changes nothing
+`probabilities.py`  a softmax behind a head
 ==================  ==============================================================================================
 
 `grouping.py` groups the operations into stages with room for units; `write.py` puts a program there; the verifier reads
@@ -29,9 +30,9 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
-from landform.errors import ArchitectureError
+from landform.errors import ArchitectureError, InputError, unknown_name
 
-Kind = Literal["input", "map", "norm", "act", "add", "cat", "pool", "keep", "shift", "gate", "mul"]
+Kind = Literal["input", "map", "norm", "act", "add", "cat", "pool", "keep", "shift", "gate", "mul", "end"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Op:
         far: Roundings of a smooth activation of numbers beyond 64; most return these as they are.
         at_zero: Value of a smooth activation at 0: log 2 for softplus, 0 for all others.
         owns: Whether an activation has parameters (PReLU's slopes), which are set to zero: then it is a ReLU.
+        end: What the end of a head is: ``"softmax"`` or ``"log_softmax"``.
         shared: Over how many channels together a norm takes mean and spread (GroupNorm), at ``terms`` positions each.
     """
 
@@ -79,16 +81,18 @@ class Op:
     at_zero: float = 0.0
     owns: bool = False
     shared: int = 0
+    end: str = ""
 
 
 @dataclass(frozen=True)
 class Output:
-    """One head: its key in what the model returns, the number of its map, and its outputs."""
+    """One head: its key in what the model returns, the number of its map, its outputs, and what it ends in."""
 
     key: str | int | None
     op: int
     linear: str
     outputs: int
+    end: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,16 +170,17 @@ def covered() -> str:
     return COVERED
 
 
-def read_graph(model: nn.Module, sample: Sequence[int] | None = None) -> Graph:
+def read_graph(model: nn.Module, sample: Sequence[int] | None = None, output: str | int | None = None) -> Graph:
     """Trace a network into a `Graph`.
 
     Args:
         model: A module without data-dependent control flow, made of covered operations, that ends in one Linear a
             head, returned as a tensor, tuple, list or dict.
         sample: Shape of one input, without the batch; only global pools need it, to know how many numbers they add.
+        output: Which of several outputs is meant, by its key, name or number; None for all.
 
     Returns:
-        The graph.
+        The graph; what only other outputs read is no part of it.
 
     Raises:
         ArchitectureError: If the network cannot be traced or something in it is not covered: the module is named.
@@ -196,7 +201,7 @@ def read_graph(model: nn.Module, sample: Sequence[int] | None = None) -> Graph:
         ) from error
     still = not any(module.training for module in model.modules() if any(True for _ in module.buffers(recurse=False)))
     shapes = _shapes(model, traced, sample) if sample is not None and still else {}  # norms in train mode would count
-    return _Reader(model, shapes).read(traced.graph)
+    return _Reader(model, shapes, output).read(traced.graph)
 
 
 def _shapes(model: nn.Module, traced: fx.GraphModule, sample: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -225,8 +230,11 @@ def _shapes(model: nn.Module, traced: fx.GraphModule, sample: Sequence[int]) -> 
 class _Reader:
     """Turns the nodes of an fx graph into operations, one after another."""
 
-    def __init__(self, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self, model: nn.Module, shapes: Mapping[str, tuple[int, ...]], output: str | int | None = None
+    ) -> None:
         self.model = model
+        self.output = output
         self.modules = dict(model.named_modules())
         self.shapes = shapes
         self.ops: list[Op] = [Op("input", "input")]
@@ -284,8 +292,14 @@ class _Reader:
             instead = INSTEAD.get(call.what)
             more = f"; {instead.replace('NAME', name)}" if instead else ""
             raise ArchitectureError(f"{what}{joint}{more}; landform lowers into {covered()}")
+        ended = next((source for source in call.sources if source.end), None)
+        if ended is not None and op.kind != "keep":
+            raise ArchitectureError(
+                f"'{name}' reads what '{ended.name}', a {ended.end}, emits; landform covers one at the end of a network"
+                " only"
+            )
         self.number[node] = len(self.ops)
-        self.ops.append(placed(op, call))
+        self.ops.append(replace(placed(op, call), end=op.end or (ended.end if ended is not None else "")))
 
     def _ref(self, node: fx.Node) -> Any:
         return Ref(self.number[node]) if node in self.number else None
@@ -300,10 +314,13 @@ class _Reader:
             pairs = list(enumerate(returned))
         else:
             pairs = [(None, returned)]
+        if self.output is not None:
+            pairs = chosen(pairs, self.output, type(self.model).__name__)
         heads = []
         for key, node in pairs:
-            number = self.number.get(node) if isinstance(node, fx.Node) else None
-            while number is not None and self.ops[number].kind == "keep":
+            number, end = self.number.get(node) if isinstance(node, fx.Node) else None, ""
+            while number is not None and (self.ops[number].kind == "keep" or (self.ops[number].end and not end)):
+                end = end or self.ops[number].end
                 number = self.ops[number].inputs[0]
             if number is None or self.ops[number].kind != "map" or self.ops[number].groups > 1:
                 raise ArchitectureError(
@@ -312,10 +329,25 @@ class _Reader:
                     + "; the output must be the Linear's own"
                 )
             op = self.ops[number]
-            heads.append(Output(key, number, op.name, op.channels))
+            heads.append(Output(key, number, op.name, op.channels, end))
         if len({head.op for head in heads}) != len(heads):
             raise ArchitectureError(f"{type(self.model).__name__} returns one head twice; return each once")
         return tuple(heads)
+
+
+def chosen(pairs: Sequence[tuple[Any, Any]], output: str | int, who: str) -> list[tuple[Any, Any]]:
+    """Return the one pair of key and output that is meant.
+
+    Raises:
+        UnknownNameError: There is none of this key, with those that there are.
+        InputError: There is one output only, without a key.
+    """
+    if [key for key, _ in pairs] == [None]:
+        raise InputError(f"{who} returns a single output, and output={output!r} was asked for; leave output= out")
+    found = [(key, value) for key, value in pairs if str(key) == str(output)]
+    if not found:
+        raise unknown_name("output", str(output), [str(key) for key, _ in pairs])
+    return found
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:

@@ -53,7 +53,7 @@ class _Parser:
                 " before it"
             )
         self._require_bends()
-        heads = tuple(Head(h.key, h.linear, h.outputs, self.ops[end].channels) for h in self.graph.heads)
+        heads = tuple(Head(h.key, h.linear, h.outputs, self.ops[end].channels, h.end) for h in self.graph.heads)
         self._require_silence(pieces)
         slopes = [op.name for op in self.ops if op.owns]
         maps = {op.name: op for op in self.ops if op.kind == "map"}

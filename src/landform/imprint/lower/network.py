@@ -5,7 +5,7 @@ stages (`stages.py`). Both answer the same questions here.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -14,7 +14,7 @@ from landform.errors import ArchitectureError
 from landform.imprint.lower import chain as chains
 from landform.imprint.lower import linear
 from landform.imprint.lower.checks import check_modules, refuse_quantised
-from landform.imprint.lower.graph import Graph, read_graph
+from landform.imprint.lower.graph import Graph, chosen, read_graph
 from landform.imprint.lower.grouping import stages
 from landform.imprint.lower.linear import Lowered
 from landform.imprint.lower.stages import Head, Stages
@@ -47,6 +47,11 @@ class Network:
     chain: chains.Chain | None = None
     graph: Graph | None = None
     stages: Stages | None = None
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """What each head ends in: ``"softmax"``, ``"log_softmax"``, or ``""`` for its Linear."""
+        return tuple(head.end for head in self.heads)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -90,6 +95,12 @@ class Network:
         Raises:
             ArchitectureError: Naming the module.
         """
+        for head in self.heads:
+            if head.end:
+                raise ArchitectureError(
+                    f"the output of '{head.linear}' goes through a {head.end}; Theorem 2 moves logits: take it off and"
+                    " use cross_entropy, which contains it"
+                )
         for op in self.graph.ops if self.graph is not None else ():
             transposed = any(len(taps) > 1 for taps in op.taps)
             carries = op.kind == "act" and op.slope == 1.0
@@ -119,12 +130,13 @@ class Network:
         return write_stages(self.stages, program, model, best, ray, scale=scale)
 
 
-def read(model: nn.Module, sample: Sequence[int] | None = None) -> Network:
+def read(model: nn.Module, sample: Sequence[int] | None = None, *, output: str | int | None = None) -> Network:
     """Read a network.
 
     Args:
         model: The network.
         sample: Shape of one input without the batch; only the proof needs it, for networks with global pools.
+        output: Which of several outputs is meant (`landform.Task`); None for all.
 
     Returns:
         What it is.
@@ -141,16 +153,24 @@ def read(model: nn.Module, sample: Sequence[int] | None = None) -> Network:
     if isinstance(model, nn.Module):
         refuse_quantised(model)
     try:
-        return _from_chain(chains.trace(model))
+        return _from_chain(_narrowed(chains.trace(model), output, type(model).__name__))
     except ArchitectureError as error:
         first = error
     try:
-        graph = read_graph(model, sample)
+        graph = read_graph(model, sample, output)
         found = stages(graph)
     except ArchitectureError as error:
         raise (first if _chainlike(model) else error) from None
     name = injection(found, model)
     return Network(found.rooms, found.per_hinge, found.heads, name, name.rpartition(".")[0], graph=graph, stages=found)
+
+
+def _narrowed(chain: chains.Chain, output: str | int | None, who: str) -> chains.Chain:
+    """Return a chain with the one head that is meant."""
+    if output is None:
+        return chain
+    pairs = chosen([(head.key, head) for head in chain.heads], output, who)
+    return replace(chain, heads=tuple(head for _, head in pairs))
 
 
 def _from_chain(chain: chains.Chain) -> Network:

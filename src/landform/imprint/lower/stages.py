@@ -150,12 +150,13 @@ GATE = 0.5  # a sigmoid of zero
 
 @dataclass(frozen=True)
 class Head:
-    """One output: its key, its map, its outputs, and the channels that the map reads."""
+    """One output: its key, its map, its outputs, the channels that the map reads, and what it ends in."""
 
     key: str | int | None
     linear: str
     outputs: int
     inputs: int
+    end: str = ""
 
 
 @dataclass(frozen=True)
