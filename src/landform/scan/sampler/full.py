@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from landform.errors import InputError, unknown_name
+from landform.errors import InputError
 from landform.scan.engine.base import Sums, Terms
 from landform.scan.sampler.base import AbstractSampler, Estimate, Request
 from landform.scan.sampler.bootstrap import (
@@ -22,6 +22,7 @@ from landform.scan.sampler.bootstrap import (
     t_draws,
     upper_quantile,
 )
+from landform.scan.sampler.checks import check_common, check_shape
 from landform.scan.sampler.hierarchy import build_hierarchy, coarse_first
 from landform.scan.sampler.shares import share_ends
 
@@ -33,8 +34,6 @@ CHUNK = 4096
 
 MAX_NUMBERS = 1 << 24
 """Per-sample numbers in one round, 128 MB: rounds that need them are split into blocks of points."""
-
-TARGETS = ("data", "population")
 
 
 class FullGrid(AbstractSampler):
@@ -239,24 +238,3 @@ class FullGrid(AbstractSampler):
     def expected(self) -> int:
         """Sample evaluations in all, known from the start."""
         return len(self._h) * self._m
-
-
-def check_common(
-    h: Float64[Tensor, "points z"], n: int, quantities: Sequence[str], confidence: float, target: str
-) -> None:
-    """Check what all samplers are given."""
-    if h.ndim != 2 or not len(h):
-        raise InputError(f"points have shape {list(h.shape)}; wanted [points, z], at least one point")
-    if n < 1 or not quantities:
-        raise InputError(f"there are {n} samples and {len(quantities)} quantities; wanted at least one of each")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}; wanted a number between 0 and 1, such as 0.99")
-    if target not in TARGETS:
-        raise unknown_name("target", target, TARGETS)
-
-
-def check_shape(h: Float64[Tensor, "nodes z"], shape: Sequence[int]) -> None:
-    """Check that points can be the nodes of a grid."""
-    if math.prod(shape) != len(h) or min(shape) < 2:
-        wanted = "as many nodes as shape says, at least 2 along each axis"
-        raise InputError(f"a grid of shape {tuple(shape)} comes with {len(h)} nodes; wanted {wanted}")

@@ -1,49 +1,28 @@
 """A surface from few samples: surpluses over a hierarchy of nodes, each on as many samples as its variance asks for."""
 
 import math
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from landform.errors import InputError, unknown_name
+from landform.errors import InputError
 from landform.scan.engine.base import Sums, Terms
-from landform.scan.sampler.apart import heavy_samples
 from landform.scan.sampler.base import AbstractSampler, Estimate, Request
-from landform.scan.sampler.full import check_common, check_shape
+from landform.scan.sampler.checks import check_common, check_shape, parse_tolerance
+from landform.scan.sampler.course import Course, Part
 from landform.scan.sampler.hierarchy import build_hierarchy
 from landform.scan.sampler.ledger import Ledger
 from landform.scan.sampler.multipliers import ladder
-from landform.scan.sampler.planner import CHECKED, Planner, check_count, level_counts, planned_critical
-from landform.scan.sampler.truncation import compare, random_points
-from landform.scan.sampler.work import Work
-
-MAX_NUMBERS = 1 << 24
-"""Per-sample numbers in one round, 128 MB."""
+from landform.scan.sampler.planner import Planner, level_counts, planned_critical
 
 LEAST = 32
 """Smallest number of samples a node: surpluses have heavy tails, and fewer do not even show them."""
 
-FULL_NODES = 32
-"""Levels are evaluated on all samples until there would be more nodes than this: they carry every other value."""
-
 MINIMUM_LEVEL = {1: 5, 2: 4, 3: 3}
 """Levels that are always evaluated: 33 nodes on a line, 17×17, 9×9×9; 3 in more dimensions."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """The answers to some points of a round, where the scan ends."""
-
-    rows: Int64[Tensor, " rows"]
-    found: Terms | Sums | None
-
-
-_Rounds = Generator[Request, Terms | Sums | _Part, bool]
-"""Asks, and returns whether it came to its end."""
 
 
 class Multilevel(AbstractSampler):
@@ -156,12 +135,8 @@ class Multilevel(AbstractSampler):
         check_common(h, n, quantities, confidence, target)
         check_shape(h, shape)
         relative, number = parse_tolerance(tolerance)
-        self._h, self._shape, self._n, self._names = h, tuple(shape), n, tuple(quantities)
-        self._confidence, self._target, self._seed, self._check = confidence, target, seed, check
+        self._n, self._names, self._confidence, self._target = n, tuple(quantities), confidence, target
         self._tree = build_hierarchy(shape)
-        floor = MINIMUM_LEVEL.get(len(shape), 3) if minimum_level is None else minimum_level
-        self._least = least
-        self._front: Tensor | None = None
         self._steering = max(1, sum(name == "loss" or name.startswith("loss:") for name in self._names))
         self._books = Ledger(
             self._tree,
@@ -174,18 +149,11 @@ class Multilevel(AbstractSampler):
             critical=planned_critical(confidence),
             seed=seed,
         )
-        self._planner = Planner(
-            self._tree,
-            self._books,
-            steering=self._steering,
-            target=target,
-            confidence=confidence,
-            minimum=min(floor, self._tree.depth),
-        )
-        self._checked: dict[str, dict[str, float]] = {}
-        self._spent, self._expected, self._uncertainty = 0, 0, math.nan
-        self._refined = False
-        self._rounds = self._run()
+        floor = MINIMUM_LEVEL.get(len(shape), 3) if minimum_level is None else minimum_level
+        about: dict[str, Any] = {"steering": self._steering, "target": target, "confidence": confidence}
+        self._planner = Planner(self._tree, self._books, **about, minimum=min(floor, self._tree.depth))
+        self._course = Course(h, self._names, self._books, self._planner, **about, check=check, least=least, seed=seed)
+        self._rounds = self._course.run()
         self._pending: Request | None = next(self._rounds)
 
     def ask(self) -> Request | None:
@@ -196,7 +164,7 @@ class Multilevel(AbstractSampler):
         """Take the answer to it."""
         if request.per_sample and not isinstance(found, Terms):
             raise InputError("a multilevel scan needs per-sample terms, got sums; FullGrid does with sums")
-        self._spent += request.evaluations
+        self._course.spent += request.evaluations
         self._go_on(found)
 
     def tell_part(self, rows: Int64[Tensor, " rows"], found: Terms | Sums | None) -> None:
@@ -207,10 +175,10 @@ class Multilevel(AbstractSampler):
         were evaluated count, the others do not.
         """
         if self._pending is not None:
-            self._spent += len(rows) * (self._pending.stop - self._pending.start)
-            self._go_on(_Part(rows, found))
+            self._course.spent += len(rows) * (self._pending.stop - self._pending.start)
+            self._go_on(Part(rows, found))
 
-    def _go_on(self, found: Terms | Sums | _Part) -> None:
+    def _go_on(self, found: Terms | Sums | Part) -> None:
         try:
             self._pending = self._rounds.send(found)
         except StopIteration:
@@ -219,12 +187,12 @@ class Multilevel(AbstractSampler):
     @property
     def uncertainty(self) -> float:
         """Half-width of the widest interval of the loss, as a fraction of the robust range."""
-        return self._uncertainty
+        return self._course.uncertainty
 
     @property
     def expected(self) -> int:
         """Sample evaluations in all, as forecast from the levels so far."""
-        return max(self._expected, self._spent)
+        return max(self._course.expected, self._course.spent)
 
     def estimate(self) -> Estimate:
         """Return what is known; nodes without samples are interpolated and have no interval."""
@@ -240,12 +208,12 @@ class Multilevel(AbstractSampler):
             "sampler": "multilevel",
             "confidence": self._confidence,
             "target": self._target,
-            "sample_evaluations": self._spent,
-            "evaluations": self._spent / self._n,
+            "sample_evaluations": self._course.spent,
+            "evaluations": self._course.spent / self._n,
             "samples_apart": books.apart,
             "level_nodes": nodes,
             "level_evaluated": evaluated,
-            "tolerance_reached": self._refined
+            "tolerance_reached": self._course.refined
             and all(float(half[:, q].max()) <= books.absolute(q) for q in range(self._steering)),
         }
         for q, name in enumerate(self._names):
@@ -253,148 +221,9 @@ class Multilevel(AbstractSampler):
                 about = {
                     "tolerance": books.absolute(q),
                     "half_width": float(half[:, q].max()),
-                    "truncation": self._planner.left[q] if self._refined else math.nan,
+                    "truncation": self._planner.left[q] if self._course.refined else math.nan,
                     "decay": predicted.decay,
-                } | self._checked.get(name, {})
+                } | self._course.checked.get(name, {})
                 notes |= {f"{name.replace(':', '_')}_{key}": number for key, number in about.items()}
         value = self._tree.fill(books.value, known)
         return Estimate(value, stderr, books.samples.clone(), critical, self._tree.level.clone(), notes)
-
-    def _run(self) -> _Rounds:
-        """Go through the levels."""
-        level, depth = self._tree.level, self._tree.depth
-        full = max([k for k in range(depth + 1) if int((level <= k).sum()) <= FULL_NODES] or [0])
-        full = min(max(full, 1), depth)
-        if not (yield from self._coarse(full)):
-            return False
-        for k in range(full + 1, depth + 1):
-            nodes = self._planner.active(k)
-            self._planner.skip(k, nodes)
-            if not len(nodes):
-                break
-            if not (yield from self._fine(k, nodes)):
-                return False
-        self._planner.skip(depth + 1, level[:0])
-        if not (yield from self._sharpen()):
-            return False
-        self._refined = True
-        return (yield from self._check_points())
-
-    def _coarse(self, full: int) -> _Rounds:
-        """Evaluate the levels up to ``full`` on all samples."""
-        nodes = torch.cat([(self._tree.level == k).nonzero()[:, 0] for k in range(full + 1)])
-        self._expected = 2 * len(nodes) * self._n
-        work = self._work(nodes, torch.full((len(nodes),), self._books.top))
-        complete = yield from self._climb(work)
-        self._books.settle(0, work, None)
-        if complete:
-            self._set_apart(work)
-            for k in range(1, full + 1):
-                self._books.look_back(k)
-                self._close(k)
-        return complete
-
-    def _set_apart(self, work: Work) -> None:
-        """Take out of prefixes the samples that they would miss, if there are any; and evaluate these always.
-
-        Towards the population all samples are random, the heavy ones too, and none are set apart.
-        """
-        if self._target == "data" and self._books.top:
-            heavy = heavy_samples(self._books, work, self._steering, self._least)
-            if len(heavy):
-                self._front = heavy
-                self._books.set_apart(heavy, self._least)
-
-    def _fine(self, level: int, nodes: Int64[Tensor, " some"]) -> _Rounds:
-        """Evaluate nodes of a level on some of the samples: a pilot, a decision, the rest."""
-        books = self._books
-        work = self._work(nodes, self._planner.pilot(level, nodes))
-        complete = yield from self._climb(work)
-        least = books.judge(level, work)
-        if complete:
-            work.goal = torch.maximum(work.goal, self._planner.goals(level, work, least))
-            self._expected = int((self._spent + self._planner.foresee(level, work)) * (1 + CHECKED))
-            complete = yield from self._climb(work)
-        if not complete:  # without all samples, a node that has no usable parents has nothing to stand on
-            work.rung[(work.rung > books.limit(nodes)) & (work.rung < books.top) & ~work.bad.any(1)] = -1
-        books.settle(level, work, least)
-        if complete:
-            self._close(level)
-        return complete
-
-    def _sharpen(self) -> _Rounds:
-        """Evaluate on all samples the nodes whose intervals came out wider than the tolerance, until there are none."""
-        complete = True
-        while complete and len(nodes := self._planner.wide()):
-            work = self._work(nodes, torch.full((len(nodes),), self._books.top))
-            complete = yield from self._climb(work)
-            self._books.settle(self._tree.depth, work, None)  # nothing is interpolated from them anew
-            self._books.close(self._tree.depth)
-        return complete
-
-    def _work(self, nodes: Int64[Tensor, " some"], goal: Int64[Tensor, " some"]) -> Work:
-        books = self._books
-        return Work(nodes, goal, len(self._names), self._steering, books.rungs, books.apart)
-
-    def _climb(self, work: Work) -> _Rounds:
-        """Evaluate until every node has reached its goal."""
-        while due := work.due():
-            for reached, goal, places in due:
-                books = self._books
-                start = books.apart + books.rungs[reached] if reached >= 0 else 0
-                stop = books.apart + books.rungs[goal]
-                for part in torch.split(places, max(1, MAX_NUMBERS // ((stop - start) * len(self._names)))):
-                    found = yield Request(self._h[work.nodes[part]], start, stop, True, self._front)
-                    there = part[found.rows] if isinstance(found, _Part) else part
-                    terms = found.found if isinstance(found, _Part) else found
-                    if isinstance(terms, Terms) and len(there):
-                        if stop - start == self._n:
-                            self._books.denominators(terms.den)
-                        work.add(there, goal, terms.num / self._books.scale[:, None])
-                    if isinstance(found, _Part):
-                        return False
-        return True
-
-    def _close(self, level: int) -> None:
-        """Take stock of a level."""
-        books = self._books
-        books.close(level)
-        self._planner.close(level)
-        scale = books.range
-        widest = float(books.errors[0].stderr.nan_to_num(nan=0.0).max()) * books.errors[0].critical(self._confidence)
-        self._uncertainty = widest / scale if scale > 0 else math.nan
-
-    def _check_points(self) -> _Rounds:
-        """Evaluate random points in full, and compare the surface."""
-        count = check_count(self._spent, self._n) if self._check is None else self._check
-        if not count:
-            return True
-        h, unit = random_points(self._h, self._shape, count, self._seed)
-        found = yield Request(h, 0, self._n, False, self._front)
-        complete = not isinstance(found, _Part)
-        sums = found.found if isinstance(found, _Part) else found
-        if isinstance(found, _Part):
-            unit = unit[found.rows]
-        if sums is not None and len(unit):
-            truth = sums.num.sum(-1) / sums.den.sum(-1) if isinstance(sums, Terms) else sums.num / sums.den
-            for q, name in enumerate(self._names):
-                filled = self._books.filled[:, q]
-                self._checked[name] = compare(
-                    filled, self._shape, unit, truth[:, q], self._books.absolute(q), self._confidence
-                )
-        return complete
-
-
-def parse_tolerance(tolerance: float | tuple[str, float]) -> tuple[bool, float]:
-    """Return whether a tolerance is relative to the robust range, and its number.
-
-    Example:
-        >>> parse_tolerance(0.005), parse_tolerance(("absolute", 0.1))
-        ((True, 0.005), (False, 0.1))
-    """
-    kind, number = tolerance if isinstance(tolerance, tuple) else ("relative", tolerance)
-    if kind not in ("relative", "absolute"):
-        raise unknown_name("kind of tolerance", kind, ("relative", "absolute"))
-    if not (number > 0 and math.isfinite(number)):
-        raise InputError(f"tolerance is {number}; wanted a positive number, or FullGrid for every node on all samples")
-    return kind == "relative", float(number)
