@@ -9,6 +9,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError, MissingArgumentError
 
 from landform.cli.certify import CERTIFY_EPILOGUE, certify
+from landform.cli.encoding import writable
 from landform.cli.exits import ERROR, guarded
 from landform.cli.imprint import IMPRINT_EPILOGUE, imprint
 from landform.cli.info import INFO_EPILOGUE, info, version
@@ -95,11 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = [word for word in tokens if word != "--debug"]
     forget_consoles()
     app = build_app()
-    try:
-        command, bound, _ = app.parse_args(spread(tokens), exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        return _misused(error, tokens)
-    return guarded(lambda: command(*bound.args, **bound.kwargs), debug=debug)
+    with writable():
+        try:
+            command, bound, _ = app.parse_args(spread(tokens), exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            return _misused(error, tokens)
+        return guarded(lambda: command(*bound.args, **bound.kwargs), debug=debug)
 
 
 def _misused(error: CycloptsError, tokens: Sequence[str]) -> int:

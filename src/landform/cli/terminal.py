@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from landform.cli.encoding import encodable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -101,7 +103,8 @@ def table(rows: Sequence[tuple[str, object]], *, indent: str = "") -> str:
 
 def say_json(result: Mapping[str, Any]) -> None:
     """Write exactly one JSON object on stdout; numbers that are not finite become null."""
-    say(json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False)
+    say(text if encodable(text) else json.dumps(plain(result), indent=2, allow_nan=False))
 
 
 def plain(value: Any) -> Any:
