@@ -352,6 +352,24 @@ def test_a_tolerance_takes_fewer_evaluations(run, own):
     assert "--subset fixes the samples of every node, --tolerance chooses them" in both.err
 
 
+@pytest.mark.filterwarnings("default:between the nodes")
+def test_what_is_known_between_the_nodes_is_said(run, own):
+    near = run(*words(own, "--grid", 65, "--tolerance", 0.2, "--json"))
+    known = near.json["between"]
+    assert known["check_outside"] == 0
+    assert known["volume_beyond"] == pytest.approx(1 - 0.01 ** (1 / known["check_points"]))  # of the others, none
+    assert "warning" not in near.err
+    coarse = words(own, "--grid", 3, "--tolerance", 1e-4, "--split", "both")
+    far = run(*coarse, "--json")
+    assert "warning: between the nodes the surface is off by more than the tolerance" in far.err
+    known, attrs = far.json["between"], opened().attrs
+    assert known["check_outside"] == attrs["loss_check_outside"] == known["check_points"]
+    assert known["volume_beyond"] == 1
+    assert known["check_largest"] == max(attrs["loss_check_largest"].values())  # of both parts of the data
+    said = run(*coarse).out
+    assert f"{known['check_points']} of them beyond the tolerance; with 99 % at most 100 % of the volume is" in said
+
+
 def test_a_store_goes_on(run, own, tmp_path):
     line = words(own, "--grid", 3, "--store", "kept", "--json")
     first = run(*line)

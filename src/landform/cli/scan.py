@@ -38,8 +38,9 @@ name.
 
 --json prints surface, picture, evaluations (passes over all samples, or what amounts to them), sample_evaluations, \
 samples, seconds, interval (half the width of the widest interval; 0 for an exact scan), confidence, reached (whether \
---tolerance is kept; null without one), between (how far off values between the nodes are: an estimate, and the \
-largest difference at random points), complete, loss (least and greatest), difference (largest |measured - \
+--tolerance is kept; null without one), between (how far off values between the nodes are: an estimate, the largest \
+difference at random points, how many of these lie beyond the tolerance, and in what part of the volume others may), \
+complete, loss (least and greatest), difference (largest |measured - \
 promised|), unit, data, grid, plane and transfer.
 
 Exit codes: 0 done, 2 an error (nothing was written), 130 interrupted (what was measured is written; a --store goes on \

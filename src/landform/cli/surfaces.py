@@ -144,12 +144,20 @@ def report(surface: "xarray.Dataset", path: Path | None, picture: Path | None, s
 
 
 def _between(attrs: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return what is known of the error between nodes: an estimate, and random points that were measured in full."""
-    keys = ("truncation", "check_points", "check_largest")
-    values: list[Any] = [attrs.get(f"loss_{key}") for key in keys]
-    if any(isinstance(value, dict) or value is None for value in values) or not attrs["loss_check_points"]:
-        return None  # nothing was sampled, or there are several parts of the data
-    return dict(zip(keys, values, strict=True))
+    """Return what is known of the error between nodes, of that head and part of the data where least is promised.
+
+    An estimate, and what random points show that were measured in full: how many there are, how many lie beyond the
+    tolerance, the largest difference, and in what part of the volume there may be others.
+    """
+    from landform.scan.notices import loss_heads
+
+    parts = next((list(value) for key, value in attrs.items() if key == "data" and isinstance(value, dict)), [None])
+    keys = ("truncation", "check_points", "check_outside", "check_largest", "volume_beyond")
+    found = []
+    for part in parts:
+        notes = {key: value.get(part) if isinstance(value, dict) else value for key, value in attrs.items()}
+        found += [{key: head[key] for key in keys} for head in loss_heads(notes) if head.get("check_points")]
+    return max(found, key=lambda one: (one["volume_beyond"], one["check_largest"]), default=None)
 
 
 def _reached(value: Any) -> bool | None:
@@ -186,7 +194,7 @@ def summary(result: dict[str, Any]) -> str:
         [
             ("loss", f"from {lo:.4g} to {hi:.4g} {result['unit']} at {math.prod(result['grid']):,} points{on}"),
             ("interval", known),
-            ("between", None if result["between"] is None else _nodes_apart(result["between"], result["unit"])),
+            ("between", None if result["between"] is None else _nodes_apart(result["between"], result["unit"], sure)),
             ("cost", None if half == 0 else cost),
             ("plane", result["plane"]),
             ("transfer", result["transfer"]),
@@ -202,16 +210,21 @@ def summary(result: dict[str, Any]) -> str:
     )
 
 
-def _nodes_apart(known: Mapping[str, float], unit: str) -> str:
+def _nodes_apart(known: Mapping[str, float], unit: str, sure: float) -> str:
     """Say how far off a value between nodes may be, which no interval covers.
 
     Example:
-        >>> _nodes_apart({"truncation": 0.25, "check_points": 20, "check_largest": 0.125}, "nat")
-        'nodes, off by an estimated 0.25 nat; by at most 0.12 nat at 20 random points'
+        >>> known = {"truncation": 0.25, "check_points": 20, "check_outside": 0, "check_largest": 0.125}
+        >>> print(_nodes_apart(known | {"volume_beyond": 0.206}, "nat", 0.99))
+        nodes, off by an estimated 0.25 nat; by at most 0.12 nat at 20 random points
+        0 of them beyond the tolerance; with 99 % at most 20.6 % of the volume is
     """
     estimate = f"an estimated {known['truncation']:.2g} {unit}; by " if math.isfinite(known["truncation"]) else ""
+    largest, points = f"{known['check_largest']:.2g} {unit}", known["check_points"]
+    volume = f"with {100 * sure:g} % at most {100 * known['volume_beyond']:.3g} % of the volume is"
     return (
-        f"nodes, off by {estimate}at most {known['check_largest']:.2g} {unit} at {known['check_points']} random points"
+        f"nodes, off by {estimate}at most {largest} at {points} random points\n"
+        f"{known['check_outside']} of them beyond the tolerance; {volume}"
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from landform.data import load_data
 from landform.errors import InputError
 from landform.loading import loading
+from landform.scan import notices
 from landform.scan.engine.space import AnySpace
 from landform.scan.imprints import as_imprint, measure_imprint, promised
 from landform.scan.nodes import node_metrics
@@ -192,7 +193,7 @@ def _surface(
         complete, done, losses = bool(found.measured.all()), int(found.measured.sum()), found.losses
         attrs = found.attrs | _cost(begin, complete=complete) | {"evaluations": done}
         if not complete:
-            _say_interrupted(done, len(places.h))
+            notices.interrupted(done, len(places.h))
             if attrs["n_samples"]:  # without, nothing would tell interpolated nodes from measured ones
                 losses = places.fill(losses, found.measured)
         return build_surface(places, losses, target=found.target, samples=samples, unit=attrs["unit"], attrs=attrs)
@@ -212,9 +213,9 @@ def _surface(
     measured = measure_task(task, space, places, options)
     estimate = measured.run.estimate
     if not measured.run.complete:
-        _say_interrupted(int((estimate.samples > 0).sum()), len(places.h))
-    elif not estimate.notes.get("tolerance_reached", True):
-        _say_not_reached(estimate.notes, task.n)
+        notices.interrupted(int((estimate.samples > 0).sum()), len(places.h))
+    else:
+        notices.sampled(estimate.notes, task.n)
     done = measured.run.complete
     extra, complete = node_metrics(
         task, space, places, estimate, compute=done, store=measured.store, progress=options.progress
@@ -243,25 +244,6 @@ def _name_accessor() -> None:
 
 def _cost(begin: float, *, complete: bool) -> dict[str, Any]:
     return {"complete": complete, "seconds": time.perf_counter() - begin, "versions": versions()}
-
-
-def _say_interrupted(done: int, points: int) -> None:
-    text = f"interrupted: {done} of {points} points are measured; status says what the others are"
-    warnings.warn(text, stacklevel=4)
-
-
-def _say_not_reached(notes: Mapping[str, Any], n: int) -> None:
-    """Say that all samples are not enough, which is so only where they are themselves a sample."""
-    head = max(
-        (key[: -len("half_width")] for key in notes if str(key).startswith("loss") and key.endswith("half_width")),
-        key=lambda key: notes[f"{key}half_width"] / notes[f"{key}tolerance"],
-    )
-    text = (
-        f"the tolerance is not reached: intervals are up to ±{notes[f'{head}half_width']:.3g}, asked for were"
-        f" ±{notes[f'{head}tolerance']:.3g}; towards the population {n:,} samples cannot tell more: bring more data, or"
-        " ask for a wider tolerance"
-    )
-    warnings.warn(text, stacklevel=4)
 
 
 def _imprint_places(
