@@ -263,6 +263,38 @@ def test_smooth_activations_in_residual_and_dense_networks(kind, act, dtype):
     checked(networks.with_statistics(nn.Sequential(*layers, *tail)), (3, 8, 8), dtype=dtype)
 
 
+NORMS = {"layer": nn.LayerNorm, "group": lambda width: nn.GroupNorm(4, width), "batch": nn.BatchNorm1d}
+
+
+def normed_perceptron(*norms, act=nn.ReLU):
+    layers, size = [], 8
+    for norm in norms:
+        layers += [nn.Linear(size, 48), NORMS[norm](48) if norm else nn.Identity(), act()]
+        size = 48
+    return networks.with_statistics(nn.Sequential(*layers, nn.Linear(48, 10)))
+
+
+@pytest.mark.parametrize(
+    ("norms", "entrance"),
+    [
+        (("layer", "group", "layer", "group"), "1.bias"),
+        (("group", "layer", "batch", "layer"), "1.bias"),
+        (("", "layer", "group", ""), "0.bias"),
+        (("batch", "layer", "group", ""), "0.bias"),
+    ],
+)
+@pytest.mark.parametrize("act", [nn.ReLU, nn.SiLU])
+def test_a_perceptron_may_mix_its_norms(norms, entrance, act):
+    made = checked(normed_perceptron(*norms, act=act), (8,))
+    assert made.subspace.moved == (entrance,)
+
+
+def test_a_layer_norm_behind_layers():
+    head = [nn.Flatten(), nn.Linear(32 * 64, 48), nn.LayerNorm(48), nn.ReLU(), nn.Dropout(), nn.Linear(48, 10)]
+    layers = [m for size in (3, 32, 32) for m in (nn.Conv2d(size, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())]
+    checked(networks.with_statistics(nn.Sequential(*layers, *head)), (3, 8, 8))
+
+
 def test_a_perceptron_with_smooth_activations_and_a_pattern_of_many_coordinates():
     layers = [nn.Linear(8, 64), nn.SiLU()]
     for _ in range(3):
@@ -368,6 +400,25 @@ def _with(function):
             return function(x)
 
     return nn.Sequential(nn.Conv2d(3, 8, 3), Middle())
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda: nn.Sequential(nn.LayerNorm(8), *normed_perceptron("", "", "")), r"'0' normalises the network's input"),
+        (
+            lambda: normed_perceptron("layer", "", act=nn.Hardshrink),
+            r"module '2' is a Hardshrink, which is not covered",
+        ),
+        (
+            lambda: nn.Sequential(*normed_perceptron("layer", "")[:-1], nn.LayerNorm(48), nn.Linear(48, 10)),
+            r"'6' takes",
+        ),
+    ],
+)
+def test_networks_with_a_layer_norm_and_no_sum_are_not_taken_for_transformers(net, message):
+    with pytest.raises(ArchitectureError, match=message):
+        lf.imprint(PATTERN, lf.Task(net(), data=(torch.randn(12, 8), torch.arange(12) % 10)))
 
 
 def needed(load):

@@ -40,6 +40,8 @@ def read(call: Call) -> Op | None:
         ArchitectureError: If its groups carry nothing, it has no eps to lean on, or it normalises positions one by one.
     """
     module = call.module
+    if isinstance(module, KINDS) and not call.channels[0]:
+        raise ArchitectureError(f"'{call.name}' normalises the network's input; put a layer before it")
     if isinstance(module, nn.GroupNorm):
         groups = module.num_groups
     elif isinstance(module, nn.LayerNorm):
@@ -50,8 +52,6 @@ def read(call: Call) -> Op | None:
             raise ArchitectureError(f"'{call.name}' is called as a function; use the module, nn.GroupNorm")
         return None
     channels = call.channels[0]
-    if not channels:
-        raise ArchitectureError(f"'{call.name}' normalises the network's input; put a layer before it")
     if channels == groups:
         raise ArchitectureError(
             f"'{call.name}' takes from every channel its own mean, and what an imprint carries is just that; use groups"

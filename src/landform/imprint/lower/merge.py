@@ -21,7 +21,7 @@ from landform.imprint.lower.activation import HARDSWISH, SIXTHS
 from landform.imprint.lower.graph import Call, Op, Ref
 
 COVERS = "residual sums, concatenation of channels, sigmoid gates"
-_ADD: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+SUMS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
 _MULTIPLY: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_")
 _GATES: tuple[Any, ...] = (torch.sigmoid, functional.sigmoid, functional.hardsigmoid, "sigmoid")
 _CAT: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
@@ -35,7 +35,7 @@ def read(call: Call) -> Op | None:
         return None
     if call.target in _MULTIPLY:
         return _product(call)
-    if call.target in _ADD:
+    if call.target in SUMS:
         first, second = call.args[:2]
         if not (isinstance(first, Ref) and isinstance(second, Ref)) or call.kwargs.get("alpha", 1) != 1:
             raise ArchitectureError(f"'{call.name}' adds a constant or scales; landform covers sums of two tensors")

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from landform.errors import ArchitectureError
@@ -150,25 +150,38 @@ class Stream:
 def has_stream(model: nn.Module) -> bool:
     """Say whether a model has the norms of a residual stream at all, so that it is worth a look.
 
-    A perceptron with a LayerNorm behind each Linear has norms and no stream: it is read as a graph.
+    A chain, or a convolutional net, with a LayerNorm behind some of its maps has norms and no stream: it is read as a
+    graph.
 
     Example:
         >>> has_stream(nn.TransformerEncoderLayer(8, 2)), has_stream(nn.Linear(2, 2))
         (True, False)
+        >>> has_stream(nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2)))
+        False
     """
-    return any(is_norm(module) for module in model.modules()) and not _is_perceptron(model)
+    return any(is_norm(module) for module in model.modules()) and not _is_graph(model)
 
 
-def _is_perceptron(model: nn.Module) -> bool:
-    """Say whether a model has Linear maps and what goes between them only, and norms only right behind these."""
+def _is_graph(model: nn.Module) -> bool:
+    """Say whether a model with a LayerNorm is one for `graph.py`: it adds nothing up, or norms only what maps emit."""
+    from landform.imprint.lower import affine, batchnorm, groupnorm, merge
     from landform.imprint.lower.graph import read_graph
     from landform.imprint.lower.grouping import stages
 
-    leaves = [m for m in model.modules() if not any(True for _ in m.children()) and any(True for _ in m.parameters())]
-    if not all(isinstance(m, (nn.Linear, nn.LayerNorm, nn.BatchNorm1d, nn.PReLU)) for m in leaves):
+    kinds = (*affine.KINDS, *batchnorm.KINDS, *groupnorm.KINDS, nn.PReLU)
+    owners = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+    if not all(
+        isinstance(m, kinds) or is_norm(m) for m in owners
+    ):  # known without tracing, which is slow for large transformers
         return False
     if any(isinstance(m, nn.Unflatten) or (isinstance(m, nn.Flatten) and m.start_dim != 1) for m in model.modules()):
         return False  # tokens
+    try:
+        traced = fx.symbolic_trace(model).graph
+    except Exception:  # a forward with Python's control flow: it can be heard, not read
+        return False
+    if not any(node.target in merge.SUMS for node in traced.nodes):
+        return True
     try:
         stages(read_graph(model))
     except ArchitectureError:
