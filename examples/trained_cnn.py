@@ -77,7 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             print(each)
         error_histogram(*found, ax=ax, title=method)
         begin = time.perf_counter()
-        surfaces = measure_slices(made, grid=5 if options.quick else 33, tolerance=0 if options.quick else TOLERANCE)
+        surfaces = measure_slices(
+            made,
+            grid=5 if options.quick else 33,
+            random_grid=5 if options.quick else 17,
+            tolerance=0 if options.quick else TOLERANCE,
+        )
         passes = sum(surface.attrs["evaluations"] for surface in surfaces.values())
         nodes = sum(surface.loss.size for surface in surfaces.values())
         print(f"{nodes} nodes measured by {passes:.0f} passes over the data in {time.perf_counter() - begin:.0f} s")

@@ -219,3 +219,10 @@ def test_import_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_rise_that_stays_below_the_least_number_for_long():
+    """√g and its Newton step are 0 there, which is no reason to stop."""
+    level = torch.tensor([1e-3, 0.5, 1.0], dtype=torch.float64)
+    s = solve_rise(lambda s: torch.nn.functional.softplus(s - 1150), lambda s: torch.sigmoid(s - 1150), level)
+    torch.testing.assert_close(s, 1150 + level.expm1().log(), rtol=1e-12, atol=0)

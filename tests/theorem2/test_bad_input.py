@@ -70,6 +70,22 @@ def test_images_of_another_size(trained, method):
     refused(task, LandformError, r"mat1 and mat2|\[20, 9, 9\]|\[1, 9, 9\]", method=method)
 
 
+def test_scores_fitted_to_noise_serve_next_to_nobody(trained):
+    x = torch.randn(300, 64, generator=torch.Generator().manual_seed(0)).double()
+    noise = lf.Task(trained("mlp").model, data=(x, torch.arange(300) % 10))
+    refused(noise, InputError, r"of 300 have their scores on the right sides, \d+ by the margin", method="per-sample")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_outputs_that_are_not_finite(trained, method):
+    task = trained("mlp")
+    broken = copy.deepcopy(task.model)
+    with torch.no_grad():
+        list(broken.parameters())[-1][3] = torch.inf
+    with pytest.raises(LandformError, match="not finite"):
+        lf.imprint(BOWL, lf.Task(broken, data=task.data), method=method)
+
+
 def test_label_noise_raises_the_floor_and_then_is_refused(trained):
     task = trained("mlp")
     generator = torch.Generator().manual_seed(0)
@@ -111,6 +127,15 @@ def test_a_loss_of_zero_at_the_minimum():
     refused(task, InputError, "a sample's loss is above 0", method="per-sample", range=(0.0, 1.0))
 
 
+@pytest.mark.parametrize("size", [3e2, 3e3])
+def test_outputs_so_far_apart_that_probabilities_are_0(size):
+    task = lf.Task(by_hand(size, 4).double(), data=(torch.eye(4).repeat(3, 1).double(), torch.arange(4).repeat(3)))
+    made = lf.imprint(BOWL, task, method="offset")
+    assert made.certificate.holds
+    assert made.certificate.relative_bound < 2e-3
+    assert float(abs(lf.scan(made, grid=5).difference).max()) <= made.certificate.bound
+
+
 def test_margins_too_small_say_how_many_samples():
     x = torch.linspace(-0.004, 0.004, 40)[:, None]
     y = (x[:, 0] > 0).long()
@@ -119,7 +144,7 @@ def test_margins_too_small_say_how_many_samples():
         model[1].bias[0] = 1e4  # the feature is rounded to 1e-3
         model[-1].weight[1, 0], model[-1].bias[1] = 1.0, -1e4
     task = lf.Task(model, data=(x, y))
-    words = r"\d+ of 40 have their scores on the right sides, none by the margin"
+    words = r"\d+ of 40 have their scores on the right sides, (none|[123]) by the margin"
     refused(task, InputError, words, method="per-sample", scores="own", range=(0.3, 0.6))
 
 

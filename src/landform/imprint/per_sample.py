@@ -26,6 +26,8 @@ from landform.task import Task
 
 LEAST = 0.05
 """Least loss that "auto" asks for: below it, a grows without bound, and scores and rounding with it."""
+FEW = 0.1
+"""Share of samples below which it is no longer "every sample" that follows the pattern, but chance."""
 
 
 def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Options, units: str, scores: str) -> Imprint:
@@ -67,10 +69,12 @@ def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Optio
     big = with_tail(stem, wide.head, response)
     origin = {name: parameter.detach() for name, parameter in big.named_parameters()}
     served = response.served(*bounds, slack_of(response, origin[f"{wide.head}.0.weight"].shape[1], dtype))
-    if not bool(served.any()):
+    if float(served.double().mean()) < FEW:
+        count = int(served.sum())
         raise InputError(
-            f"no sample is told apart by enough: {int(response.right().sum())} of {len(served)} have their scores on"
-            " the right sides, none by the margin that this range needs; train the network better"
+            f"too few samples are told apart by enough: {int(response.right().sum())} of {len(served)} have their"
+            f" scores on the right sides, {count or 'none'} by the margin that this range needs; train the network"
+            " better, give the data that it was trained on, or use method='offset', where only the mean follows"
         )
     kept = float((chosen == logits.argmax(dim=1)).double().mean())
     added = [len(found.bias) + 1, 2 * trunk.outputs]
@@ -150,7 +154,10 @@ def seen(model: nn.Module, trunk: Trunk, task: Task) -> tuple[Tensor, Tensor]:
             outputs = [model(task.data.inputs[i : i + 1024]) for i in range(0, task.data.n, 1024)]
     finally:
         hook.remove()
-    return torch.cat(features), torch.cat(outputs).double()
+    logits = torch.cat(outputs).double()
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the network's outputs on these data are not finite")
+    return torch.cat(features), logits
 
 
 def live_columns(model: nn.Module, trunk: Trunk, channels: list[list[int]]) -> Tensor:

@@ -1,7 +1,7 @@
 """Theorem 2, offset: the loss of a trained network as a function of how far its outputs are moved along one ray."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 import numpy as np
@@ -214,6 +214,17 @@ class OffsetResponse(AbstractSampledResponse):
         return (away * noise).mean(dim=2) @ self.share
 
     @property
+    def _near(self) -> float:
+        """Signals up to which exp(s·v) neither overflows nor cancels: beyond, logarithms are needed, and cost more."""
+        return 10.0 / max(float(self.v.abs().max()), 1e-300)
+
+    def _tilted(self, s: Tensor) -> Iterator[Tensor]:
+        """Yield log p_c + s·(v_c − v_y), point by sample by output, for some points at a time."""
+        away = self.v - self.v[self._labels][:, None]
+        for part in torch.split(s, self._few):
+            yield self.logits.log_softmax(dim=1) + part[:, None, None] * away
+
+    @property
     def _at_once(self) -> int:
         return max(1, _CHUNK // (len(self.share) * (1 if self.of == "cross_entropy" else self.outputs)))
 
@@ -227,8 +238,11 @@ class OffsetResponse(AbstractSampledResponse):
             return (2 * s * (residual @ self.v) + s.square() * self.v.square().sum()) / self.outputs
         if self.of == "bce_with_logits":
             return (self.sample_losses(s) - self.sample_losses(torch.zeros_like(s[:1]))) @ self.share
-        grown = torch.expm1(s * self.v[:, None])  # [outputs, points]
-        return self.share @ torch.log1p(self._p @ grown) - s * self._lead
+        out, far = torch.empty_like(s), s.abs() > self._near
+        grown = torch.expm1(s[~far] * self.v[:, None])  # [outputs, points]
+        out[~far] = self.share @ torch.log1p(self._p @ grown) - s[~far] * self._lead
+        out[far] = self._joined([torch.logsumexp(part, dim=2) for part in self._tilted(s[far])])
+        return out
 
     def _slope_of(self, s: Tensor) -> Tensor:
         if self.of == "mse":
@@ -237,8 +251,16 @@ class OffsetResponse(AbstractSampledResponse):
         if self.of == "bce_with_logits":
             moved = self.logits + s[:, None, None] * self.v
             return ((torch.sigmoid(moved) - self.targets) * self.v).mean(dim=2) @ self.share
-        grown = torch.exp(s * self.v[:, None])
-        return self.share @ ((self._p @ (self.v[:, None] * grown)) / (self._p @ grown)) - self._lead
+        out, far = torch.empty_like(s), s.abs() > self._near
+        grown = torch.exp(s[~far] * self.v[:, None])
+        mean = (self._p @ (self.v[:, None] * grown)) / (self._p @ grown)
+        out[~far] = self.share @ mean - self._lead
+        away = self.v - self.v[self._labels][:, None]
+        out[far] = self._joined([(part.softmax(dim=2) * away).sum(dim=2) for part in self._tilted(s[far])])
+        return out
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts) @ self.share
 
 
 def _residual(logits: Tensor, table: Tensor, share: Tensor, loss: str) -> tuple[int, Tensor]:

@@ -54,7 +54,9 @@ def solve_rise(
         low, high = torch.where(above, low, s), torch.where(above, s, high)
         height = g.clamp(min=0.0).sqrt()
         newton = s - 2.0 * height * (height - root) / slope(s)
-        finished |= ((newton - s).abs() <= 2.0 * eps * s) | (high - low <= 2.0 * eps * high) | (residual <= enough)
+        # where g is all but 0 the step is 0 as well, and says nothing
+        still = ((newton - s).abs() <= 2.0 * eps * s) & (error < 0.5 * target)
+        finished |= still | (high - low <= 2.0 * eps * high) | (residual <= enough)
         if bool(finished.all()):
             break
         safe = (newton > low) & (newton < high) & (error <= 0.5 * previous)

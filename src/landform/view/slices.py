@@ -34,6 +34,7 @@ def measure_slices(
     seed: int = 0,
     span: float = 1.0,
     grid: int = 33,
+    random_grid: int | None = None,
     tolerance: float = 0.0,
     progress: bool | None = None,
 ) -> "dict[str, xarray.Dataset]":
@@ -50,6 +51,7 @@ def measure_slices(
         seed: Of the random directions.
         span: Half the width of the random plane, in filter norms; 1 as in the literature.
         grid: Nodes an axis of both.
+        random_grid: Nodes an axis of the random plane, where fewer will do; None: as many.
         tolerance: As in `landform.scan`; 0 measures every node on all samples.
         progress: As in `landform.scan`.
 
@@ -60,7 +62,7 @@ def measure_slices(
         InputError: If the imprint has no data, one coordinate, or several heads.
 
     Cost:
-        2·grid² passes over the data, for constant imprints half.
+        grid² + random_grid² passes over the data, for constant imprints the latter.
 
     References:
         Filter normalisation: Li, Xu, Taylor, Studer, Goldstein, arXiv 1712.09913.
@@ -86,7 +88,7 @@ def measure_slices(
     network = imprint.task.model
     task = Task(network, imprint.task.loss, imprint.task.data, name=imprint.task.name)
     found = {
-        RANDOM: scan(task, around, grid=grid, tolerance=tolerance, progress=progress),
+        RANDOM: scan(task, around, grid=random_grid or grid, tolerance=tolerance, progress=progress),
         COMPILED: scan(
             imprint,
             grid=grid,
