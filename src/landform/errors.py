@@ -44,6 +44,10 @@ class StoreError(LandformError, OSError):
     """A store of scan results that cannot be read or written, or that belongs to another scan."""
 
 
+class OutputError(LandformError, OSError):
+    """A file that cannot be written: no room, no permission, no such folder."""
+
+
 class ExecutorError(LandformError, RuntimeError):
     """Workers of a scan that cannot be reached, or that died."""
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,9 +150,54 @@ def test_a_scan_that_fails_leaves_the_old_files(run, made, tmp_path, monkeypatch
 
     monkeypatch.setattr("landform.cli.surfaces.store", fail)
     ran = run("scan", made, "-o", "s.csv", "--force", "--no-picture")
-    assert (ran.code, ran.err) == (2, "error: No space left on device\n")
+    assert ran.code == 2
+    assert ran.err.startswith("error: cannot write s.csv: No space left on device; nor is there room")
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
     assert (tmp_path / "s.csv").read_text() == "old"
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Let files in a folder be as on a full disk: they can be made, but hold nothing."""
+    really = Path.write_bytes
+
+    def fill(folder):
+        def write_bytes(path, content):
+            if folder.resolve() in path.resolve().parents:
+                raise OSError(28, "No space left on device", str(path))
+            return really(path, content)
+
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+
+    return fill
+
+
+@pytest.mark.parametrize(("name", "kept"), [("s.csv", "s.csv"), ("s.nc", "s.nc"), ("s.png", "s.zarr")])
+def test_a_full_disk_loses_nothing_that_was_measured(run, made, tmp_path, monkeypatch, full, name, kept):
+    there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
+    there.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    full(there)
+    ran = run("scan", made, "-o", f"there/{name}", *(["--no-picture"] if kept == name else []))
+    assert ran.code == 2
+    assert ran.err.startswith(f"error: cannot write there/{name}: No space left on device; what was measured is in ")
+    (found,) = elsewhere.glob(f"landform-*/{kept}")
+    assert str(found) in ran.err
+    if kept == "s.zarr":
+        assert xarray.open_zarr(found).loss.shape == (5, 5)
+    assert list(there.iterdir()) == []
+
+
+def test_a_picture_without_room_leaves_the_surface(run, made, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("landform.cli.surfaces.draw", fail)
+    ran = run("scan", made, "-o", "s.nc")
+    assert ran.code == 2
+    assert ran.err == "error: cannot write s.png: No space left on device; the surface is in s.nc\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["s.nc"]
 
 
 def test_info_lists_what_there_is(run):

@@ -43,8 +43,8 @@ difference at random points, how many of these lie beyond the tolerance, and in 
 complete, loss (least and greatest), difference (largest |measured - \
 promised|), unit, data, grid, plane and transfer.
 
-Exit codes: 0 done, 2 an error (nothing was written), 130 interrupted (what was measured is written; a --store goes on \
-from there)."""
+Exit codes: 0 done, 2 an error (nothing was written, unless the error says where), 130 interrupted (what was measured \
+is written; a --store goes on from there)."""
 
 
 def scan(

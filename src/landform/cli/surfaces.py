@@ -2,13 +2,15 @@
 
 import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landform.cli.terminal import table
+from landform.errors import OutputError
 
 if TYPE_CHECKING:
     import xarray
@@ -57,24 +59,62 @@ def targets(name: str, output: str | None, *, picture: bool, force: bool) -> tup
 
 
 def write(surface: "xarray.Dataset", surface_path: Path | None, picture_path: Path | None, certificate: Any) -> None:
-    """Write both to a temporary folder beside their places, then move them there."""
-    first = surface_path or picture_path
-    assert first is not None
-    with tempfile.TemporaryDirectory(prefix=".landform-", dir=first.parent) as folder:
-        moves = []
-        for number, path in enumerate((surface_path, picture_path)):
-            if path is None:
-                continue
-            draft = Path(folder) / f"{number}{path.suffix.lower()}"
-            if number == 0:
-                store(surface, draft)
-            else:
-                draw(surface, draft, certificate)
-            moves.append((draft, path))
-        for draft, path in moves:
-            if path.is_dir():
-                shutil.rmtree(path)
-            os.replace(draft, path)  # noqa: PTH105 - atomic, over an existing file too
+    """Write each to a temporary folder beside its place, then move it there; what was measured is not lost.
+
+    Args:
+        surface: The surface.
+        surface_path: Where it goes; None for nowhere.
+        picture_path: Where its picture goes; None for nowhere.
+        certificate: What is promised, for the picture.
+
+    Raises:
+        OutputError: A file that cannot be written. The message says where the surface is: at its place, if only the
+            picture is missing, else among the system's temporary files, if there is room.
+    """
+    try:
+        if surface_path is not None:
+            _place(surface_path, lambda draft: store(surface, draft))
+    except OSError as error:
+        raise _rescued(surface, surface_path, error) from error
+    try:
+        if picture_path is not None:
+            _place(picture_path, lambda draft: draw(surface, draft, certificate))
+    except OSError as error:
+        if surface_path is None:
+            raise _rescued(surface, picture_path, error) from error
+        raise OutputError(f"cannot write {picture_path}: {_reason(error)}; the surface is in {surface_path}") from error
+
+
+def _place(path: Path, make: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory(prefix=".landform-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        draft = Path(folder) / f"surface{path.suffix.lower()}"
+        make(draft)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(draft, path)  # noqa: PTH105 - atomic, over an existing file too
+
+
+def _rescued(surface: "xarray.Dataset", path: Path | None, error: OSError) -> OutputError:
+    """Write the surface among temporary files, and return the error that says so."""
+    assert path is not None
+    said = f"cannot write {path}: {_reason(error)}"
+    name = path.name if path.suffix.lower() not in (".png", ".html") else path.with_suffix(".zarr").name
+    try:
+        kept = Path(tempfile.mkdtemp(prefix="landform-")) / name
+        store(surface, kept)
+    except OSError:
+        return OutputError(f"{said}; nor is there room for what was measured in {tempfile.gettempdir()}: it is lost")
+    return OutputError(f"{said}; what was measured is in {kept}, move it to where there is room")
+
+
+def _reason(error: OSError) -> str:
+    """Return what an error of the system says, whoever reported it.
+
+    Example:
+        >>> _reason(OSError(28, "No space left on device")), _reason(OSError("cannot write a.nc: read-only"))
+        ('No space left on device', 'read-only')
+    """
+    return error.strerror or re.sub(r"^cannot write [^:]*: ", "", str(error))
 
 
 def store(surface: "xarray.Dataset", path: Path) -> None:

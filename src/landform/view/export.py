@@ -1,14 +1,12 @@
 """Surfaces as files that other programs read: NetCDF and CSV."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from landform.errors import InputError, MissingExtraError
-from landform.view.files import write_atomically
+from landform.view.files import draft_beside, said, write_atomically
 
 if TYPE_CHECKING:
     import xarray
@@ -32,6 +30,7 @@ def to_netcdf(surface: "xarray.Dataset", path: str | Path, *, version: Version =
     Raises:
         InputError: If there is no such folder or version.
         MissingExtraError: Version 4 without the netCDF4 package.
+        OutputError: No room, or no permission.
 
     Example:
         >>> import xarray as xr
@@ -56,13 +55,13 @@ def to_netcdf(surface: "xarray.Dataset", path: str | Path, *, version: Version =
     if chosen == 3:
         wide = [name for name, values in flat.variables.items() if values.dtype == np.int64]
         flat = flat.assign({name: flat[name].astype(np.int32) for name in wide})
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        flat.to_netcdf(name, engine="netcdf4" if chosen == 4 else "scipy")
-        content = Path(name).read_bytes()
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with said(file), draft_beside(file) as draft:
+        try:
+            flat.to_netcdf(draft, engine="netcdf4" if chosen == 4 else "scipy")
+        except OSError:
+            draft.write_bytes(bytes(flat.nbytes))  # HDF5 says "permission denied" whatever is wrong; this says what is
+            raise
+        content = draft.read_bytes()
     write_atomically(file, content)
     return chosen
 
@@ -76,6 +75,9 @@ def to_csv(surface: "xarray.Dataset", path: str | Path | None = None) -> str:
 
     Returns:
         The text.
+
+    Raises:
+        OutputError: No room, no permission, no such folder.
 
     Example:
         >>> import xarray as xr
