@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 VIEWS = ("view.slices.png", "view.errors.png")
 """Pictures beside surface.png, for imprints in a trained network."""
+TOLERANCE = 0.01
+"""Of the pictures of a trained network: half-width of every value, of the range."""
 
 IMPRINT_EPILOGUE = """\
 Example:
@@ -159,7 +161,8 @@ def write(made: "Imprint", path: Path, writing: BundleOptions, voice: Voice) -> 
     from landform.view import picture
     from landform.view.picture import rendered
 
-    surface = scan(made, axes=plane(made.z), progress=None if voice.animated else False)
+    tolerance = TOLERANCE if made.reads_input else 0.0  # what reads its input costs a pass of all samples a node
+    surface = scan(made, axes=plane(made.z), tolerance=tolerance, progress=None if voice.animated else False)
     if not surface.attrs["complete"]:
         raise KeyboardInterrupt
     if made.z > 2:
@@ -176,7 +179,7 @@ def write(made: "Imprint", path: Path, writing: BundleOptions, voice: Voice) -> 
 def write_views(made: "Imprint", path: Path, voice: Voice) -> None:
     """Draw what only a trained network has: the same network on random directions, and the errors of its samples.
 
-    They are `VIEWS` in the bundle's folder. The scans allow an error of a hundredth of the range.
+    They are `VIEWS` in the bundle's folder.
     """
     from landform.imprint.accounting import account
     from landform.view import error_histogram, slices
@@ -185,7 +188,7 @@ def write_views(made: "Imprint", path: Path, voice: Voice) -> None:
     from landform.view.style import new_figure
 
     with voice.step("drawing the network on random directions"):
-        write_atomically(path / VIEWS[0], rendered(slices(made, tolerance=0.01)))
+        write_atomically(path / VIEWS[0], rendered(slices(made, tolerance=TOLERANCE)))
     with voice.step("counting samples"):
         found = account(made)
         figure = new_figure(6.6, 3.1)
