@@ -8,7 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from landform.data import Data
-from landform.errors import InputError, UnknownNameError
+from landform.errors import ArchitectureError, InputError, UnknownNameError
+from landform.scan import scan
+from landform.scan.engine.own import UnsupportedError
+from landform.subspace import random_plane
 from landform.task import Task
 from landform.task.places import check_device
 
@@ -228,6 +231,36 @@ def test_autocast_computes_in_half_precision_and_keeps_weights():
     task.check()
 
 
+def test_autocast_by_name_is_said_by_the_surface():
+    model = nn.Sequential(nn.Linear(D, 8), nn.ReLU(), nn.Linear(8, C))
+    named, typed = (Task(model, data=(X, Y), autocast=kind) for kind in ("float16", torch.float16))
+    assert named.settings == typed.settings
+    surface = scan(named, random_plane(named, z=1, seed=0), grid=3)
+    assert (surface.attrs["autocast"], surface.attrs["dtype"]) == ("float16", "float32")
+    with torch.autocast("cpu", dtype=torch.float16), torch.no_grad():
+        assert float(surface.loss[1]) == pytest.approx(F.cross_entropy(model(X).double(), Y).item(), abs=1e-12)
+    with pytest.raises(UnsupportedError, match=r"autocast=torch\.float16, which engine='functional' follows alone"):
+        scan(named, random_plane(named, z=1, seed=0), grid=3, engine="stacked")
+
+
+def test_the_surface_says_in_which_dtype_it_was_computed():
+    model = nn.Linear(D, C).bfloat16()
+    for dtype, said in ((None, "float32"), (torch.float64, "float64"), (torch.bfloat16, "bfloat16")):
+        task = Task(model, data=(X, Y), dtype=dtype)
+        assert scan(task, random_plane(task, z=1), grid=3).attrs["dtype"] == said
+
+
+def test_a_sharded_model_is_named():
+    class DTensor(torch.Tensor):
+        pass
+
+    model = nn.Linear(D, C)
+    model.weight = nn.Parameter(torch.zeros(C, D).as_subclass(DTensor))
+    for call in (lambda: Task(model, data=(X, Y)).evaluate(), lambda: random_plane(model)):
+        with pytest.raises(ArchitectureError, match=r"weight is sharded over processes .*get_model_state_dict"):
+            call()
+
+
 def test_dtype_of_a_task():
     task = Task(net(), data=(X, Y), dtype=torch.float64)
     assert task.outputs().dtype == torch.float64
@@ -243,6 +276,7 @@ def test_dtype_of_a_task():
         ({"device": "tpu"}, InputError, "device is 'tpu'; wanted 'cpu', 'cuda'"),
         ({"device": "meta"}, InputError, "which holds no values"),
         ({"autocast": torch.float32}, InputError, "autocast is torch.float32"),
+        ({"autocast": "bf16"}, InputError, "autocast is 'bf16'; wanted True, 'bfloat16' or 'float16'"),
         ({"dtype": torch.int64}, InputError, "dtype is torch.int64"),
         ({"batch_norm": "recalibrated"}, UnknownNameError, "did you mean 'recalibrate'"),
         ({"allow": "drop_out"}, UnknownNameError, "did you mean 'dropout'"),

@@ -103,6 +103,12 @@ def _need_values(name: str, value: Tensor) -> None:
         raise ArchitectureError(
             f"{name} has no values (meta device or lazy module); load the weights, or run the model once, first"
         )
+    if type(value).__name__ == "DTensor":
+        raise ArchitectureError(
+            f"{name} is sharded over processes (FSDP), and a surface is measured with whole parameters; gather them "
+            "with torch.distributed.checkpoint.state_dict.get_model_state_dict (full_state_dict=True), and load what it "
+            "returns into a model that is not sharded"
+        )
 
 
 def state_at(model: Model, parameters: Mapping[str, Tensor] | None, dtype: torch.dtype | None) -> dict[str, Tensor]:

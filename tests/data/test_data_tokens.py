@@ -66,6 +66,34 @@ def test_streams_and_splits_of_hugging_face():
         load_data(datasets.Dataset.from_dict({"text": ["a", "b"]}))
 
 
+XS = [[float(i), 1.0] for i in range(11)]
+
+
+@pytest.mark.parametrize("n", [8, 11])  # a last batch that is full, and one that is not
+@pytest.mark.parametrize("form", [None, "torch"])
+def test_a_stream_in_batches_is_read_batch_by_batch(n, form):
+    source = datasets.Dataset.from_dict({"x": XS[:n], "label": [i % 3 for i in range(n)]})
+    data = load_data(source.to_iterable_dataset().with_format(form).batch(4))
+    assert torch.equal(data.inputs, torch.tensor(XS[:n]))
+    assert data.targets.tolist() == [i % 3 for i in range(n)]
+
+
+def test_a_table_of_batches_that_do_not_fit_says_why():
+    source = datasets.Dataset.from_dict({"x": XS, "label": [0] * 11})
+    with pytest.raises(DataError, match=r"if rows are batches, made by data\.batch\(…\), pass the data set as it was"):
+        load_data(source.batch(4))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_labels_that_are_words_are_not_passed_over(stream):
+    source = datasets.Dataset.from_dict({"x": XS, "label": ["cat", "dog"] * 5 + ["ant"], "note": ["a"] * 11})
+    with pytest.raises(DataError, match=r"column label holds no numbers \('ant', 'cat', 'dog'\).*class_encode_column"):
+        load_data(source.to_iterable_dataset() if stream else source)
+    assert load_data(source.class_encode_column("label")).targets[:3].tolist() == [1, 2, 1]
+    beside = source.add_column("y", list(range(11)))  # a target that is one, beside the words for it
+    assert load_data(beside).targets.tolist() == list(range(11))
+
+
 @settings(deadline=None, max_examples=20)
 @given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=6), labelled=st.booleans())
 def test_batches_padded_by_a_collator_are_padded_to_one_length(lengths, labelled):

@@ -175,6 +175,12 @@ def test_spectral_normalisation_is_not_stepped():
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
+def test_a_compiled_model_is_the_model():
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    for wrapped in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
+        assert random_plane(wrapped, seed=1).hash == random_plane(model, seed=1).hash
+
+
 def test_tied_parameters_are_one():
     model = nn.ModuleDict({"table": nn.Embedding(6, 3), "head": nn.Linear(3, 6)})
     model["head"].weight = model["table"].weight

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from landform.data.columns import column_piece, hugging_face_columns, is_columns, is_hugging_face
 from landform.data.data import Data
-from landform.data.pieces import Piece, as_piece, join, own_labels
+from landform.data.pieces import TARGET_KEYS, Piece, as_piece, join, own_labels
 from landform.data.reading import PROBED, in_order, refuse_augmentation
 from landform.data.tensors import to_tensor
 from landform.errors import DataError
@@ -66,7 +66,7 @@ def _pieces(source: object, allow: tuple[str, ...]) -> tuple[str, Iterable[Piece
         if hasattr(rows, "__len__"):
             refuse_augmentation(lambda: rows[: min(PROBED, len(rows))], name, allow)
         seed_all(0)
-        return name, (as_piece(columns, name) for columns in hugging_face_columns(source))
+        return name, (as_piece(columns, name) for columns in hugging_face_columns(source, targets=TARGET_KEYS))
     if isinstance(source, Mapping) and is_columns(source):
         return name, [column_piece(source)]
     if _map_style(source):

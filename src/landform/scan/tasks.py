@@ -116,6 +116,8 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
     loss = task.loss_form.name
     origin = getattr(subspace, "origin", None) or subspace.at(places.h[0])  # a point of it copies what moves
     dtype = next((value.dtype for value in origin.values() if value.is_floating_point()), torch.float32)
+    if task.settings.dtype is not None or dtype.itemsize < 4:
+        dtype = task.settings.dtype or torch.float32  # in which outputs were computed, not in which weights are kept
     attrs = describe(task.model, places, loss, unit_of(loss), dtype, name) | about(task.data)
     attrs |= {
         "title": f"{task.name} on {attrs['data']}",
@@ -126,6 +128,7 @@ def measure_task(task: Task, subspace: AnySpace, places: Places, options: Option
         "interval_target": options.target,
         "seed": options.seed,
         "batch_norm": task.settings.batch_norm,
+        **({"autocast": str(task.settings.autocast).removeprefix("torch.")} if task.settings.autocast else {}),
         "complete": done.complete,
         "stored_evaluations": done.reused,
     }

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from landform.calling import state_at
+from landform.calling import state_at, unwrap
 from landform.errors import InputError, unknown_name
 from landform.task import Task
 
@@ -26,13 +26,14 @@ def module_of(subject: Task | nn.Module) -> nn.Module:
         subject: A module, or a task of one.
 
     Returns:
-        The module itself, not a copy.
+        The module itself, not a copy, and without the wrapper of ``torch.compile`` or DDP, as tasks and checkpoints
+        name its parameters.
 
     Raises:
         InputError: A function, or something else without parameters.
         ArchitectureError: Parameters without values (meta device, lazy modules).
     """
-    model = subject.model if isinstance(subject, Task) else subject
+    model = subject.model if isinstance(subject, Task) else unwrap(subject)
     if not isinstance(model, nn.Module):
         raise InputError(f"got {model!r}; wanted a torch.nn.Module, or a task of one: only these have parameters")
     state_at(model, None, None)

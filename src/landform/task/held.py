@@ -59,7 +59,7 @@ class Held:
         metrics: MetricLike | Sequence[MetricLike] = (),
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        autocast: bool | torch.dtype = False,
+        autocast: bool | str | torch.dtype = False,
         batch_norm: BatchNorm = "frozen",
         allow: str | Sequence[str] = (),
         name: str | None = None,

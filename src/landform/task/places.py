@@ -41,23 +41,31 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
     return found
 
 
-def check_autocast(autocast: bool | torch.dtype) -> torch.dtype | None:
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_autocast(autocast: bool | str | torch.dtype) -> torch.dtype | None:
     """Read what an autocast region shall use.
 
     Args:
-        autocast: False for none, True for bfloat16, or a dtype.
+        autocast: False for none, True for bfloat16, or a dtype or its name.
 
     Returns:
         The dtype, or None.
 
     Raises:
         InputError: No half-precision dtype.
+
+    Example:
+        >>> check_autocast("bfloat16"), check_autocast(False)
+        (torch.bfloat16, None)
     """
     if isinstance(autocast, bool):
         return torch.bfloat16 if autocast else None
-    if autocast not in (torch.bfloat16, torch.float16):
-        raise InputError(f"autocast is {autocast!r}; wanted True, torch.bfloat16 or torch.float16")
-    return autocast
+    found = _HALF.get(autocast) if isinstance(autocast, str) else autocast
+    if found not in _HALF.values():
+        raise InputError(f"autocast is {autocast!r}; wanted True, 'bfloat16' or 'float16'")
+    return found
 
 
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:

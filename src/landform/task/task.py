@@ -52,7 +52,8 @@ class Task(Probed):
             stays where it is.
         dtype: In which dtype to compute; None for the model's own, but float32 for weights in half precision, so that
             steps far below their resolution are seen.
-        autocast: True or a half-precision dtype for an autocast region around the model; weights stay in ``dtype``.
+        autocast: True (bfloat16), a half-precision dtype or its name for an autocast region around the model; weights
+            stay in ``dtype``.
         batch_norm: What BatchNorm normalises by. ``"frozen"``: the model's running statistics, at every point, as in
             most papers. ``"recalibrate"``: statistics of the network at each point, recomputed over the data (of the
             first split) before each evaluation, which doubles the cost. ``"batch"``: the statistics of each batch, as

@@ -331,7 +331,9 @@ def require_plain(task: Task) -> None:
     if not isinstance(task.model, nn.Module) or task.step is not None or not task.per_sample:
         raise UnsupportedError(f"task {task.name}: wanted a module and a loss of single samples")
     if settings.autocast is not None or settings.batch_norm != "frozen" or settings.allow:
-        raise UnsupportedError(f"task {task.name} has settings ({settings}) that only the plain engine follows")
+        asked = {"batch_norm": settings.batch_norm != "frozen", "autocast": settings.autocast, "allow": settings.allow}
+        told = ", ".join(f"{name}={getattr(settings, name)!r}" for name in asked if asked[name])
+        raise UnsupportedError(f"task {task.name} has {told}, which engine='functional' follows alone")
     if settings.dtype is not None or settings.device is not None:
         raise UnsupportedError(f"task {task.name} runs in another dtype, or on another device, than its model")
 
