@@ -106,8 +106,8 @@ def _need_values(name: str, value: Tensor) -> None:
     if type(value).__name__ == "DTensor":
         raise ArchitectureError(
             f"{name} is sharded over processes (FSDP), and a surface is measured with whole parameters; gather them "
-            "with torch.distributed.checkpoint.state_dict.get_model_state_dict (full_state_dict=True), and load what it "
-            "returns into a model that is not sharded"
+            "with torch.distributed.checkpoint.state_dict.get_model_state_dict (full_state_dict=True), and load what "
+            "it returns into a model that is not sharded"
         )
 
 

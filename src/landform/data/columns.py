@@ -109,7 +109,8 @@ def _numbers(value: Any) -> Tensor | list[Tensor] | None:
 def _in_batches(source: Any) -> bool:
     """Whether the rows of a streamed data set are batches; the package keeps no other trace of that."""
     made_by = getattr(getattr(source, "_ex_iterable", None), "function", None)
-    return getattr(made_by, "__name__", "").lstrip("_") == "batch_fn"
+    own = getattr(made_by, "__module__", "").startswith("datasets.")
+    return own and getattr(made_by, "__name__", "").lstrip("_").startswith("batch_")
 
 
 def _text_labels(name: str, key: str, values: Iterable[Any]) -> DataError:
@@ -132,7 +133,7 @@ def _rectangular(columns: dict[str, Tensor | list[Tensor]]) -> dict[str, Tensor]
         if any(value.shape != values[0].shape for value in values):
             raise DataError(
                 f"column {key} has rows of shapes {list(values[0].shape[1:])}, "
-                f"{list(next(v for v in values if v.shape != values[0].shape).shape[1:])}, …; pad or crop to one shape (if "
-                "rows are batches, made by data.batch(…), pass the data set as it was before)"
+                f"{list(next(v for v in values if v.shape != values[0].shape).shape[1:])}, …; pad or crop to one shape "
+                "(if rows are batches, made by data.batch(…), pass the data set as it was before)"
             )
     return {key: torch.cat(values) for key, values in found.items()}
