@@ -110,6 +110,7 @@ def _maps(surface: "xarray.Dataset", heads: int, with_relief: bool) -> "matplotl
         if with_relief:
             ax3 = figure.add_subplot(heads, columns, columns * head + 4, projection="3d")
             relief(surface, channel=channel, ax=ax3, title=f"measured{mark}, as a landscape")
+            ax3.set_zlabel("")  # the colours of the map say it, and it would lie outside the figure
     return figure
 
 

@@ -113,7 +113,7 @@ def _draw(ax: Any, x: Floats, y: Floats, values: Floats, shade: Floats | None, c
     ax.add_collection3d(Terrain(x, y, values, triangles, colours, linewidths=0.5, rasterized=True))
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     ax.set_zlim(lo, top)
-    ax.set_box_aspect((1, float(np.ptp(y) / np.ptp(x)) if 1 / 3 < np.ptp(y) / np.ptp(x) < 3 else 1, height), zoom=1.12)
+    ax.set_box_aspect((1, float(np.ptp(y) / np.ptp(x)) if 1 / 3 < np.ptp(y) / np.ptp(x) < 3 else 1, height), zoom=1.08)
     ax.locator_params(axis="x", nbins=4)
     # pruned, because the labels of its ends would lie over those of the other axes
     ax.yaxis.set_major_locator(MaxNLocator(4, prune="both", steps=[1, 2, 2.5, 5, 10]))
