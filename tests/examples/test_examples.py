@@ -33,6 +33,7 @@ def test_there_is_a_test_for_every_example() -> None:
         "pretrained",
         "transfer",
         "trained_cnn",
+        "trained_resnet",
         "transformer",
     }
     assert {file.stem for file in EXAMPLES.glob("*.py")} == tested
@@ -107,6 +108,32 @@ def test_trained_cnn(tmp_path: Path) -> None:
         assert abs(after - before) < 0.01  # predictions are kept, ties apart
     for name in ("cnn_offset", "cnn_per_sample", "cnn_errors"):
         assert opens(tmp_path / f"{name}.png")
+
+
+def test_trained_resnet(tmp_path: Path) -> None:
+    """On sheets of CIFAR-10's form whose images are digits: the true ones are 140 MB."""
+    import json
+
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = (digits.images[:360].repeat(4, axis=1).repeat(4, axis=2) * 15).astype(np.uint8)
+    sheets = pixels[:, :, :, None].repeat(3, axis=3).reshape(6, 60, 1024, 3)
+    for sheet, name in zip(sheets, [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"], strict=True):
+        Image.fromarray(sheet).save(tmp_path / f"{name}.png")
+    for name, part in (("train", digits.target[:300]), ("test", digits.target[300:360])):
+        (tmp_path / f"{name}_lables.json").write_text(json.dumps(part.tolist()))
+    kept = ["--weights", str(tmp_path / "kept.safetensors"), "--samples", "60", "--out", str(tmp_path)]
+    found = example("trained_resnet")([str(tmp_path), "--quick", *kept])
+    assert (tmp_path / "kept.safetensors").exists()
+    for method in ("offset", "per-sample"):
+        assert found[method]["made"].certificate.holds
+        before, after = found[method]["accuracy"]
+        assert abs(after - before) < 0.02
+        assert opens(tmp_path / f"resnet_{method.replace('-', '_')}.png")
+    assert found["per-sample"]["train"]["max_served"] <= found["per-sample"]["made"].certificate.bound
 
 
 def test_transformer(tmp_path: Path) -> None:
