@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from landform.calling import own_state, plain_name, unwrap
+from landform.checkpoints.adapters import Overlay, adapter_places
 from landform.checkpoints.files import AbstractStored, open_weights
 from landform.errors import ArchitectureError, InputError
 
@@ -89,7 +90,8 @@ def checkpoint(
         point: A model, a state dict, or a file: safetensors, what ``torch.save`` wrote, a Lightning checkpoint, or a
             folder of a Hugging Face model. Files are read with ``weights_only=True``, never by unpickling code.
         model: The model that the point shall fit: only its parameters are taken, under its names; a prefix that all
-            names have in the file (as ``model.`` in Lightning checkpoints) is taken off.
+            names have in the file (as ``model.`` in Lightning checkpoints) is taken off. Of a file that holds a peft
+            adapter alone, the other parameters are the model's own.
         label: What to call the point in errors; the file's name by default.
         step: The step of training; by default what a Lightning checkpoint says.
 
@@ -137,6 +139,12 @@ def checkpoint(
         if name not in buffers and name.rpartition(".")[2] not in _BUFFERS and source.dtype(name).is_floating_point
     }
     if model is not None:
+        inner = unwrap(model)
+        assert isinstance(inner, nn.Module)
+        places = adapter_places(inner, names)
+        if places:
+            source = Overlay(source, {name: names[place] for name, place in places.items()}, inner)
+            names = {name: name for name in source.names()}
         names = _fitted(model, names, source, label)
     if not names:
         raise InputError(f"{label} has no floating-point parameters")
@@ -181,6 +189,12 @@ def _fitted(model: nn.Module, names: Mapping[str, str], source: AbstractStored, 
     found = {}
     for name, shape in wanted.items():
         if best + name not in names:
+            lora = next((stored for stored in names if "lora_" in stored), None)
+            if lora is not None and not any(".base_layer." in stored for stored in names):
+                raise InputError(
+                    f"{label} holds an adapter alone ('{lora}', …); pass model= the model that carries it, as "
+                    "peft.get_peft_model or PeftModel.from_pretrained returns it"
+                )
             raise InputError(f"{label} has no '{name}', which {type(model).__name__} has; is it of another model?")
         stored = source.shape(names[best + name])
         if stored != shape:

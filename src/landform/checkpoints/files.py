@@ -62,7 +62,7 @@ def open_weights(path: Path) -> AbstractStored:
     Args:
         path: A safetensors file, what ``torch.save`` wrote (a state dict, or a checkpoint with one under
             ``state_dict``, ``model_state_dict``, ``model`` or ``module``, as Lightning's), or a folder with
-            ``model.safetensors``, its sharded form, or ``pytorch_model.bin``.
+            ``model.safetensors``, its sharded form, or ``pytorch_model.bin``, or peft's ``adapter_model.safetensors``.
 
     Returns:
         The tensors, not yet read.
@@ -84,8 +84,12 @@ def open_weights(path: Path) -> AbstractStored:
 
 
 def _open_folder(path: Path) -> AbstractStored:
-    single, index, old = (
-        path / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    single, index, old, adapter, older = (
+        path / name
+        for name in (
+            *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+            *("adapter_model.safetensors", "adapter_model.bin"),
+        )
     )
     if single.is_file():
         return _Safetensors([single])
@@ -94,7 +98,13 @@ def _open_folder(path: Path) -> AbstractStored:
         return _Safetensors([path / shard for shard in shards])
     if old.is_file():
         return _Torch(old)
-    raise InputError(f"folder {path} has neither {single.name}, {index.name} nor {old.name}; pass a file of weights")
+    if adapter.is_file():
+        return _Safetensors([adapter])
+    if older.is_file():
+        return _Torch(older)
+    raise InputError(
+        f"folder {path} has neither {single.name}, {index.name}, {old.name} nor {adapter.name}; pass a file of weights"
+    )
 
 
 class _Safetensors(AbstractStored):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from landform.calling import plain_name, unwrap
+from landform.checkpoints.adapters import adapter_places
 from landform.checkpoints.files import open_weights
 from landform.errors import ArchitectureError, InputError
 
@@ -31,7 +32,7 @@ def load_weights(
     Args:
         model: The model; it is changed only if everything fits.
         source: A file (safetensors, ``torch.save``, a Lightning ``.ckpt``), a folder of a Hugging Face model, or a
-            state dict.
+            state dict. What holds a peft adapter alone sets that of the model, and leaves the rest.
         prefix: What stands before the model's names in the file, e.g. ``"encoder."``; None finds out.
 
     Returns:
@@ -54,6 +55,10 @@ def load_weights(
     own = {plain_name(name): value for name, value in inner.state_dict(keep_vars=True).items()}
     wanted = {name: value for name, value in own.items() if isinstance(value, Tensor)}
     there = {plain_name(name): name for name in names}
+    adapter = adapter_places(inner, there) if prefix is None else {}
+    if adapter:
+        wanted = {name: wanted[name] for name in adapter}
+        there = {name: there[place] for name, place in adapter.items()}
     start = _prefix(wanted, there) if prefix is None else prefix
     found = {name: there[start + name] for name in wanted if start + name in there}
     _check_names(inner, wanted, found, there, start, label)
