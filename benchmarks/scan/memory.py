@@ -15,14 +15,19 @@ from benchmarks.scan.workloads import IMAGE, mlp
 from landform.task import model_hash
 
 CASES: dict[str, dict[str, Any]] = {
-    "full": {"width": 5632},
-    "quick": {"width": 512},
+    "full": {"width": 5632, "dense": 2816},
+    "quick": {"width": 512, "dense": 256},
 }
 SAMPLES = 64
 
 
-def run(width: int) -> list[Table]:
-    """Compare the peak of whole scans (directions, choice of engine, surface) with that of a forward pass."""
+def run(width: int, dense: int) -> list[Table]:
+    """Compare the peak of whole scans (choice of engine, surface) with that of a forward pass."""
+    return [seeded(width), tensors(dense)]
+
+
+def seeded(width: int) -> Table:
+    """Directions made from a seed, which a scan makes too; a small batch, so that parameters are all that counts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = mlp(784, width, width, width, width, 10).eval()
@@ -60,14 +65,43 @@ def run(width: int) -> list[Table]:
             row["of what is allowed"] = (took - bare) / allowed
             row["origin the same, bit for bit"] = model_hash(model) == hashed
             rows.append(row)
-    return [Table("Whole scans, directions made from a seed", rows, _notes(model, sum(sizes), bare, allowed))]
+    return Table("Whole scans, directions made from a seed", rows, _notes(model, sum(sizes), SAMPLES, bare, allowed))
 
 
-def _notes(model: nn.Module, total: int, bare: int, allowed: float) -> list[str]:
+def tensors(width: int) -> Table:
+    """Directions kept as tensors, which like the model are not counted; samples as in use."""
+    samples = 1024
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = mlp(784, width, width, width, width, 10).eval()
+        inputs, targets = torch.randn(samples, *IMAGE), torch.randint(10, (samples,))
+    task = lf.Task(model, data=(inputs, targets))
+    sizes = [value.numel() * value.element_size() for value in model.parameters()]
+    allowed = 0.2 * sum(sizes) + max(sizes)
+    hashed = model_hash(model)
+    plane = lf.random_plane(task, seed=0, seeded=False)
+    task.evaluate()
+    gc.collect()
+    bare, rows = peak_memory(task.evaluate), []
+    for engine in ("auto", "affine"):
+        found: list[Any] = []
+
+        def call(engine: str = engine, found: list[Any] = found) -> None:
+            found.append(lf.scan(task, plane, grid=2, ranges=[(-1.0, 1.0)] * 2, engine=engine, progress=False))
+
+        took = peak_memory(call)
+        row = {"engine": f"{found[0].attrs['engine']}, {'chosen' if engine == 'auto' else 'forced'}"}
+        row |= {"scan, MB": took / 2**20, "beyond the forward pass, MB": (took - bare) / 2**20}
+        row |= {"of what is allowed": (took - bare) / allowed, "of the parameters": (took - bare) / sum(sizes)}
+        rows.append(row | {"origin the same, bit for bit": model_hash(model) == hashed})
+    return Table("Whole scans, directions kept as tensors", rows, _notes(model, sum(sizes), samples, bare, allowed))
+
+
+def _notes(model: nn.Module, total: int, samples: int, bare: int, allowed: float) -> list[str]:
     count, mb = sum(value.numel() for value in model.parameters()), 2**20
     size = f"{count:,} parameters, {total / mb:,.0f} MB"
     return [
-        f"perceptron of {size}, {SAMPLES} samples; its forward pass grows the process by {bare / mb:.3g} MB",
+        f"perceptron of {size}, {samples:,} samples; its forward pass grows the process by {bare / mb:.3g} MB",
         f"allowed beyond it: 0.2 × parameters + the largest tensor, {allowed / mb:,.0f} MB, whatever the scan",
         "growth of the resident set at its peak; the model itself is not counted",
     ]

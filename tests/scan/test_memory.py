@@ -63,3 +63,21 @@ def test_lengths_of_directions_pin_no_memory():
     lf.random_plane(model, seed=0, seeded=True)
     grown = peak_memory(lambda: lf.random_plane(model, seed=0, seeded=True))
     assert grown < 0.25 * 4 * 2048**2  # a quarter of one of the two weights; kept results used to pin two of them
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident sets are read from /proc")
+def test_a_large_model_is_scanned_without_a_copy_of_it():
+    from benchmarks.measure import peak_memory
+
+    wide = 2048
+    model = nn.Sequential(*(nn.Linear(wide, wide) for _ in range(4)), nn.Linear(wide, 2))
+    numbers = sum(value.numel() for value in model.parameters())
+    data = torch.randn(8, wide, generator=torch.Generator().manual_seed(0)), torch.zeros(8, dtype=torch.int64)
+    subject = lf.Task(model, data=data)
+    line = Subspace(
+        dict(model.named_parameters()), ({name: value.detach() for name, value in model.named_parameters()},)
+    )
+    grown = peak_memory(lambda: lf.scan(subject, line, grid=2, ranges=[(0, 1)], progress=False))
+    assert grown < 4 * (
+        0.2 * numbers + wide**2
+    )  # and the largest tensor; a copy and a point took 4 to 5 times all of it

@@ -90,6 +90,21 @@ def test_a_plan_says_what_it_costs() -> None:
         plan_scan(task, space(task), points(2, 9)[:0])
 
 
+def test_an_affine_engine_counts_all_that_it_holds() -> None:
+    net = nn.Sequential(
+        nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)
+    )
+    n, z = 20, 2
+    data = (torch.randn(n, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(n, dtype=torch.int64))
+    task = lf.Task(net, data=data)
+    engine = AffineEngine(task, space(task, z=z))
+    engine.sums(points(z, 3))
+    late = 7 * 5 + 5 + 5 * 6 + 6 + 6 * 3 + 3
+    parameters = (1 + z + 2) * late  # origin, directions, a point and a line
+    first = (1 + z + 2) * n * 7  # likewise, of the first layer's values
+    assert engine.held == 4 * (parameters + first + n * (5 + 6))  # and those of two layers; the last one gives its out
+
+
 def test_a_made_surface_collapses_to_its_labels() -> None:
     made = lf.imprint(lf.Pattern.from_formula("sphere", resolution=4), "digits")
     task, h = made.task, torch.rand(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

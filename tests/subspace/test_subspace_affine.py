@@ -90,3 +90,23 @@ def test_gradients_do_not_reach_the_origin():
     found = Subspace(origin, ({"b": torch.ones(2)},)).at(torch.tensor([0.5]))["b"]
     assert not found.requires_grad
     assert origin["b"].grad is None
+
+
+def test_parameters_are_moved_piece_by_piece_with_the_same_bits(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    origin, a, b = (torch.randn(7, 5, generator=generator) for _ in range(3))
+    plane = Subspace({"w": origin}, ({"w": a}, {"w": b.t().contiguous().t()}))  # of another layout
+    h = torch.tensor([0.3, -1.7], dtype=torch.float64)
+    wanted = origin + h[0].float() * a + h[1].float() * b
+    for piece in (1 << 20, 4):
+        monkeypatch.setattr("landform.subspace.subspace.PIECE", piece)
+        assert torch.equal(plane.at(h)["w"], wanted)
+    assert torch.equal(Subspace({"w": origin.t()}, ({"w": a.t()},)).at(h[:1])["w"], origin.t() + h[0].float() * a.t())
+
+
+def test_directions_of_half_precision_make_no_stairs():
+    step = torch.tensor([1.0]).bfloat16()
+    line = Subspace({"w": torch.zeros(1).bfloat16()}, ({"w": step},))
+    for h in (0.5, 0.5001, 0.5002):  # one number in bfloat16
+        moved = line.at(torch.tensor([h], dtype=torch.float64), dtype=torch.float32)["w"]
+        assert float(moved) == pytest.approx(h, rel=1e-6)

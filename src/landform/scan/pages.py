@@ -9,8 +9,11 @@ TRIM, MMAP = -1, -3
 """``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of glibc's ``mallopt``."""
 KEPT = 1 << 28
 """Bytes of free memory that a process keeps: the values of some layers of a batch (256 MB)."""
-MAPPED = 1 << 25
-"""Bytes from which on a value has pages of its own; glibc takes no more than 32 MB."""
+MAPPED = 9 << 20
+"""Bytes from which on a value has pages of its own meanwhile (9 MB): those of a block have 8 MB at most. Larger ones
+would leave gaps between each other, and take twice the memory that they need."""
+RAISED = 1 << 25
+"""The same where glibc's own habit raised it to what it takes at most (32 MB)."""
 DEFAULT_MAPPED = 1 << 17
 TRIM_VARIABLE, MMAP_VARIABLE = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"
 
@@ -50,8 +53,8 @@ def release_pages() -> None:
         if _holders:
             return
         told = os.environ.get(TRIM_VARIABLE)
-        mapped = os.environ.get(MMAP_VARIABLE) or (DEFAULT_MAPPED if told else MAPPED)
-        if _set(int(told or 2 * MAPPED), int(mapped)) and told:
+        mapped = os.environ.get(MMAP_VARIABLE) or (DEFAULT_MAPPED if told else RAISED)
+        if _set(int(told or 2 * RAISED), int(mapped)) and told:
             ctypes.CDLL(None).malloc_trim(0)
 
 

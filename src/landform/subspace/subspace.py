@@ -13,6 +13,9 @@ from landform.data.hashing import hash_tensors
 from landform.errors import InputError
 from landform.subspace.direction import AbstractDirection, shape_in
 
+PIECE = 1 << 20
+"""Numbers of a parameter that are moved at a time (4 MB in float32)."""
+
 Ranges = tuple[tuple[float, float], ...]
 """(lo, hi) of each coordinate."""
 
@@ -140,7 +143,7 @@ class Subspace:
             InputError: As `at`; a tensor is missing, of another shape, or the origin's own.
 
         Cost:
-            No memory but a temporary of one parameter (of a chunk of one, for directions made on demand).
+            No memory but a temporary of a chunk of one parameter (of all of it if ``out`` is of half precision).
         """
         self._check(h)
         for name in self.moved:
@@ -217,8 +220,19 @@ def _accumulate(name: str, value: Tensor, moving: list[tuple[Tensor, Mapping[str
                 family += 1
             first.add_into(name, moving[done:family], out)
         else:
-            out += moving[done][0].to(out.dtype) * first[name]
+            _add(moving[done][0].to(out.dtype), first[name], out)
         done = family
+
+
+def _add(h: Tensor, step: Tensor, out: Tensor) -> None:
+    """Add h·step, a piece at a time: a temporary as large as ``out`` would be the most memory that a scan takes."""
+    wide = torch.promote_types(step.dtype, out.dtype)  # a number times half precision would be rounded to that
+    if not out.is_contiguous():
+        out += h * step.to(wide)
+        return
+    pieces = zip(torch.split(out.view(-1), PIECE), torch.split(step.reshape(-1), PIECE), strict=True)
+    for there, piece in pieces:
+        there += h * piece.to(wide)
 
 
 def _as(value: Tensor, dtype: torch.dtype | None) -> Tensor:

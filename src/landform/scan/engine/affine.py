@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from landform.scan.engine.blocks import AbstractBlocks, Part
-from landform.scan.engine.buffered import buffered
+from landform.scan.engine.buffered import buffer_bytes, buffered
 from landform.scan.engine.cut import Cut, Frontier, Scratch
 from landform.scan.engine.fold import fold
 from landform.scan.engine.own import Affine, Theta, UnsupportedError, compute_dtype, moved_names, own_copy
@@ -59,6 +59,11 @@ class _Lane:
     rest: nn.Module
     theta: Theta
     scratch: Scratch
+
+    @property
+    def bytes(self) -> int:
+        """Memory of values that it writes again and again; moved parameters are not counted."""
+        return self.scratch.bytes + buffer_bytes(self.rest)
 
     def outputs(self, frontier: Frontier, h: tuple[float, ...]) -> Any:
         """Compute the model's outputs at a point."""
@@ -146,9 +151,9 @@ class AffineEngine(AbstractBlocks):
 
     @property
     def held(self) -> int:
-        """Bytes of moved parameters, for each core, and of prepared blocks."""
+        """Bytes of moved parameters and of layers' values, for each core, and of prepared blocks."""
         blocks = sum(ready.frontier.bytes for ready in self._blocks.values())
-        return self._theta.bytes(len(self._lanes)) + blocks
+        return self._theta.bytes(len(self._lanes)) + sum(lane.bytes for lane in self._lanes) + blocks
 
     def _forget(self) -> None:
         """Let go of prepared blocks, and of what each core has."""

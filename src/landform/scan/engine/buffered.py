@@ -84,6 +84,12 @@ def buffered(module: fx.GraphModule) -> fx.GraphModule:
     return result
 
 
+def buffer_bytes(module: nn.Module) -> int:
+    """Return the memory of all buffers of a module's layers, as they are now."""
+    outs = [part.out for part in module.modules() if isinstance(part, BufferedLinear)]
+    return sum(out.nbytes for out in outs if out is not None)
+
+
 def _given_out(module: fx.GraphModule, node: fx.Node) -> bool:
     """Say whether the model's output may lie in the memory of a node's value."""
     pending, seen = [node], {node}

@@ -272,6 +272,11 @@ class Scratch:
         self._bases: dict[int, Tensor] = {}
         self._buffers: dict[int, Tensor] = {}
 
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(_bytes(value) for value in [*self._bases.values(), *self._buffers.values()])
+
     def at(self, frontier: Frontier, h: tuple[float, ...]) -> list[Any]:
         """Return the values at a point. Affine ones are in buffers that the next call overwrites."""
         line, last = h[:-1], h[-1]

@@ -16,8 +16,8 @@ from landform.subspace import Subspace
 from landform.task import Task
 from landform.task.running import moved, takes_names
 
-LARGE = 1 << 26
-"""Moved numbers (256 MB in float32) from which on no copies of parameters are made."""
+LARGE = 1 << 24
+"""Moved numbers (64 MB in float32) from which on no copies of parameters are made."""
 
 
 class _Point:
