@@ -82,9 +82,21 @@ class AnyRounding(TorchDispatchMode):
             return out, mean, scale
         out = func(*args, **kwargs)
         if func in ROUNDED and out.dtype == torch.float64:
+            exact = representable(func, args, out)
             shifted = func in (aten.add.Tensor, aten.sub.Tensor) and isinstance(args[1], torch.Tensor)
-            return torch.where((args[0] != 0) & (args[1] != 0), self.off(out), out) if shifted else self.off(out)
+            exact = exact | (args[0] == 0) | (args[1] == 0) if shifted else exact
+            return torch.where(exact, out, self.off(out))
         return out
+
+
+def representable(func, args, out):
+    """Say where floats round nothing: a(t) = t or 0 far out, tanh = ±1, 1 + 1, and products with powers of two."""
+    if func in (aten.gelu.default, aten.silu.default):
+        return args[0].abs() > 750
+    if func is aten.mul.Tensor or func is aten.mul.Scalar:
+        parts = (torch.as_tensor(part, dtype=torch.float64) for part in args[:2])
+        return sum(torch.frexp(part)[0].abs() == 0.5 for part in parts) > 0
+    return out.abs() == (2 if func in (aten.add.Tensor, aten.add.Scalar) else 1)
 
 
 def rough(n):

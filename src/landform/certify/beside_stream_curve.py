@@ -18,7 +18,7 @@ from landform.certify import curve as one
 from landform.certify.beside_stream import Own, own_of, require_head, require_separate, stand_in
 from landform.certify.propagate import SLACK, ProofError
 from landform.certify.prove import Parts
-from landform.certify.stream import ACT_OPS, CLOSE, FAR, add_to_stream, apply_map, gap_of, hidden_units
+from landform.certify.stream import CLOSE, FAR, act_rounding, add_to_stream, apply_map, gap_of, hidden_units
 from landform.certify.stream_curve import Piece, fit, grid_of, values_of
 from landform.certify.stream_norm import NORM_OPS, Read, read_norm
 from landform.certify.stream_weights import State, Weights, gamma, live_units, start_coordinates
@@ -240,7 +240,7 @@ def _clamped(
     on, near, close = (
         _spread(mask) for mask in (pre + error > -far, np.abs(pre) - error < far, np.abs(pre) - error < CLOSE)
     )
-    radius = np.where(on, error + ACT_OPS * weights.unit * (value + error), 0.0)
+    radius = np.where(on, error + act_rounding(mlp.activation, (value + error)[None], near, weights.unit)[0], 0.0)
     kink = np.minimum(np.maximum(-np.minimum(pre[:-1], pre[1:]), 0), np.maximum(np.maximum(pre[:-1], pre[1:]), 0))
     radius = radius + gap_of(mlp.activation, near, close) + float(kink.max(initial=0.0)) * _spread(close)
     out = gain * value

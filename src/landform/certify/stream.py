@@ -36,7 +36,7 @@ CLOSE, TAIL = 45.0, 2e-18
 FAR = 750.0
 """Beyond ±750, float activations are t or 0 exactly: erf is ±1, exp(−t) is 0 or infinite."""
 ACT_OPS = 8.0
-"""Ulps by which an activation may be off."""
+"""Ulps by which a smooth activation may be off, up to `FAR`."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,25 @@ def hinge(mesh: Mesh, pre: Pre, activation: str, unit: float) -> tuple[np.ndarra
     # a ≤ relu is convex, so from above a node counts by relu(X + E) − relu(X); from below I[relu(X)] − relu is 0 on
     # cells without a positive node
     felt = np.where(dilate(mesh, value > 0), pre.error, np.maximum(value + pre.error, 0.0))
-    error = felt + ACT_OPS * unit * (out + felt) + gap_of(activation, near, close)
+    error = felt + act_rounding(activation, out + felt, near, unit) + gap_of(activation, near, close)
     error = error + np.where(near, kink, 0.0)
     return out, error * SLACK, on
+
+
+def act_rounding(activation: str, size: np.ndarray, near: np.ndarray | bool, unit: float) -> np.ndarray:
+    """Return what an activation rounds: a ReLU nothing, others `ACT_OPS` ulps of what is below `FAR`.
+
+    Args:
+        activation: Name.
+        size: Bound of the numbers, ``[units, nodes]``, P1 between the nodes.
+        near: Where numbers below `FAR` may occur in a cell around a node.
+        unit: Unit roundoff.
+    """
+    if activation == "relu":
+        return np.zeros_like(size)
+    large = size.max(1, keepdims=True, initial=0.0) > FAR  # min(size, FAR) is not P1: the constant in all of the cell
+    found: np.ndarray = ACT_OPS * unit * np.where(large, np.where(near, FAR, 0.0), size)
+    return found
 
 
 def gap_of(activation: str, near: np.ndarray, close: np.ndarray) -> np.ndarray:
@@ -183,7 +199,8 @@ def _pair_up(weights: Weights, mlp: Mlp, rows: np.ndarray, up: Pre, value: np.nd
             continue
         done |= {k, other}
         value[k], value[other] = up.value[k], 0.0
-        error[k] = (up.error[k] + 2 * ACT_OPS * weights.unit * (np.abs(up.value[k]) + up.error[k])) * SLACK
+        size = (np.abs(up.value[k]) + up.error[k])[None]
+        error[k] = (up.error[k] + 2 * act_rounding(mlp.activation, size, True, weights.unit)[0]) * SLACK
         error[other] = 0.0
 
 

@@ -13,7 +13,7 @@ import torch
 from landform.certify import curve as one
 from landform.certify.propagate import SLACK, U64, ProofError
 from landform.certify.prove import Parts
-from landform.certify.stream import ACT_OPS, CLOSE, FAR, apply_map, gap_of, push_block
+from landform.certify.stream import CLOSE, FAR, act_rounding, apply_map, gap_of, push_block
 from landform.certify.stream_norm import Read, read_norm
 from landform.certify.stream_weights import State, Weights, gamma, live_units, require_silence, start, start_coordinates
 from landform.imprint.imprint import Imprint
@@ -221,7 +221,8 @@ def values_of(piece: Piece, tau: np.ndarray, *, real: bool) -> tuple[np.ndarray,
     far = 0.0 if piece.activation == "relu" else FAR
     on, near = _spread(pre + piece.error > -far), _spread(np.abs(pre) - piece.error < far)
     close = _spread(np.abs(pre) - piece.error < CLOSE)
-    error = np.where(on, piece.error + ACT_OPS * piece.rounding * (value + piece.error), 0.0)
+    rounded = act_rounding(piece.activation, value + piece.error, near, piece.rounding)
+    error = np.where(on, piece.error + rounded, 0.0)
     error = error + gap_of(piece.activation, near, close)
     size = np.abs(piece.weight) @ (value + error)
     terms = (piece.weight != 0).astype(float) @ on.astype(float) + 2
