@@ -56,10 +56,10 @@ def test_two_classes_leave_one_direction_that_never_falls():
 
 def test_it_survives_its_state_and_other_data_keep_the_ray():
     logits, labels, gains = tokens()
-    response = TokenOffsetResponse.build(logits, labels, gains, about={"noise": 1.0})
+    response = TokenOffsetResponse.build(logits, labels, gains, about={"mean": 1.0})
     again = response_from_state(response.config(), response.statistics())
     assert again.floor == response.floor
-    assert again.about == {"noise": 1.0}
+    assert again.about == {"mean": 1.0}
     other = response.on(logits[:50], labels[:50], gains[:50])
     assert torch.equal(other.v, response.v)
     assert other.floor == pytest.approx(float(cross_entropy(logits[:50], labels[:50])))

@@ -5,8 +5,12 @@ as for Theorem 1 (`landform.certify.stream`) in a stand-in token: coordinates of
 is, with the largest Σ x² of all tokens. Errors are relative to the registers and the stand-in makes them largest: its
 σ is, so the absolute gap between an activation and a ReLU is the largest fraction of what is read.
 
-What h does to the trained logits goes through the last norm only: σ² moves by ε²|u|², and norm and head may round in
-another way. Both are bounded, for any order of summation, by sizes that are stored with the trained logits.
+Each token rounds in its own way, so what is off about its signal counts with |dℓ_i/ds|, not with the slope of the mean,
+which is 0 at s = 0: errors of opposite sign where tokens gain and lose would add up.
+
+What h does to the trained logits goes through the last norm only: its σ² moves by ε²|u|² and its mean by ε Σu, and norm
+and head may round in another way. All are bounded, for any order of summation, by what is stored of every token
+(`landform.response.token_rounding`).
 """
 
 from dataclasses import dataclass, replace
@@ -15,6 +19,7 @@ import numpy as np
 import torch
 
 from landform.certify import curve as one
+from landform.certify.along import Along, at_nodes, within
 from landform.certify.beside_stream import Own, own_of, require_head, require_separate, stand_in
 from landform.certify.propagate import SLACK, ProofError
 from landform.certify.prove import Parts
@@ -27,6 +32,7 @@ from landform.imprint.lower.stream import Mlp
 from landform.mesh import Mesh
 from landform.pattern import Pattern
 from landform.response.token_offset import TokenOffsetResponse
+from landform.response.token_rounding import TokenRounding
 
 STILL = 1e-9
 """A coordinate that moves by less of its size is a constant with a radius."""
@@ -52,8 +58,9 @@ def prove_beside_stream(imprint: Imprint) -> Parts:
     pattern, response = imprint.pattern, imprint.response
     if not isinstance(pattern, Pattern) or not isinstance(response, TokenOffsetResponse):
         raise ProofError("the proof for language models covers patterns with nodal values")
-    if not {"noise", "spread", "least", "largest", "mean"} <= set(response.about):
+    if not {"least", "largest", "mean"} <= set(response.about):
         raise ProofError("the response does not say how large the trained network's numbers are")
+    rounding_of(response)
     own = own_of(imprint)
     weights = Weights(own.anatomy.stream.width, imprint.subspace, imprint.model)
     require_separate(imprint, own, weights)
@@ -104,37 +111,39 @@ def _follow(
     read = read_norm(weights, bend.norm, state, h)
     if read.constant[:, 0].any():
         raise ProofError(f"'{bend.norm.name}' has a bias")
-    pieces, common = _pieces(weights, bend, state, read)
+    bent = _bent(weights, bend, state, read)
     scale *= _gain(weights, own, bend, read)
-    main = max(pieces, key=lambda row: len(pieces[row].weight) if np.ptp(pieces[row].register) > 0 else -1)
-    slope, shift, away = fit(pieces[main].register, values)
-    found: list[float] = []
-    for real in (True, False):
-        grid = _grid(pieces[main], 0.0 if real else common)
-        for _ in range(2):  # once more with the clamp's own knot
-            added = {row: values_of(piece, grid, real=real) for row, piece in pieces.items()}
-            line = _line(state, added, len(grid))
-            pre, last = _clamp_input(weights, clamp, line)
-            crossing = _crossings(grid, pre.value[0])
-            grid = np.unique(np.concatenate([grid, crossing]))
-        added = {row: values_of(piece, grid, real=real) for row, piece in pieces.items()}
-        line = _line(state, added, len(grid))
+    register = bent.pieces[bent.main].register
+    slope, shift, away = fit(register, values)
+    grid = _grid(bent.pieces[bent.main], float(bent.common.max()))
+    for more in (True, True, False):  # twice more with the clamp's own knot
+        along = Along(imprint.pattern.mesh, register, grid, float(bent.common.max()))
+        line = _line(state, bent.added(along, grid), len(grid))
         pre, last = _clamp_input(weights, clamp, line)
-        s, radius = _clamped(weights, clamp, pre.value[0], pre.error[0] if not real else 0 * grid, signal, last.factor)
-        unit = scale * _gain(weights, own, clamp, last)
-        line.value[signal], line.error[signal] = s, radius
-        s, radius = s / unit, radius / unit * SLACK
-        feel = _registers(own, line) / (2 * response.about["least"]) * SLACK
-        relative = feel + TOKENS_DIFFER * last.factor * len(own.mlps)
-        if not real:
-            radius = radius + _last_norm(weights, own, s, unit, response, relative)
-        inside = np.clip(grid, pieces[main].register.min(), pieces[main].register.max())  # beyond, no farther than it
-        wanted = lo + (hi - lo) * (slope * inside - shift)
-        total = np.maximum(radius[:-1], radius[1:]) if not real else np.zeros(len(grid) - 1)
-        found.append(one.deviation(_loss(response), s[:-1], s[1:], wanted[:-1], wanted[1:], total))
-    noise = found[1] - found[0] if np.isfinite(found[1]) else np.inf
-    moved = (hi - lo) * abs(slope) * common  # all units read one register: its error is a place on the curve
-    return Parts((hi - lo) * away, found[0], moved + max(noise, 0.0) + _logit_noise(response, own, weights, feel))
+        if more:
+            grid = np.union1d(grid, _crossings(grid, pre.value[0]))
+    s, radius = _clamped(weights, clamp, pre.value[0], pre.error[0], signal, last.factor)
+    unit = scale * _gain(weights, own, clamp, last)
+    line.value[signal], line.error[signal] = s, radius
+    s, radius = s / unit, radius / unit * SLACK
+    square, mean = _registers(own, line)
+    feel = square / (2 * response.about["least"]) * SLACK
+    relative = feel + TOKENS_DIFFER * last.factor * len(own.mlps)
+    radius = radius + _last_norm(weights, own, s, unit, response, relative, mean)
+    ends = (grid[:-1], grid[1:])
+    inside = (ends[0] >= register.min()) & (ends[1] <= register.max())
+    # each token's register is off by an amount of its own: a place on the curve
+    off = along.most(bent.common[None])[0]
+    wide = (ends[0] - off, ends[1] + off)
+    steep = within(grid, np.abs(np.diff(s)) / np.diff(grid), *wide)
+    each = within(grid, np.maximum(radius[1:], radius[:-1]), *wide) + steep * off
+    rise = response.steepness(torch.from_numpy(s)).numpy()
+    noise = float((rise * each + response.bend * each**2)[inside].max()) * SLACK
+    wanted = lo + (hi - lo) * (slope * grid - shift)
+    start, end = (np.flatnonzero(inside)[[0, -1]] + np.array([0, 1])).tolist()
+    parts = (s[start:end], s[start + 1 : end + 1], wanted[start:end], wanted[start + 1 : end + 1])
+    curve = one.deviation(_loss(response), *parts, np.zeros(end - start))
+    return Parts((hi - lo) * away, curve, noise + _logit_noise(response, own, weights, square, mean, float(s.max())))
 
 
 def _grid(piece: Piece, common: float) -> np.ndarray:
@@ -143,11 +152,30 @@ def _grid(piece: Piece, common: float) -> np.ndarray:
     return np.union1d(grid_of([wide]), [piece.register.min(), piece.register.max()])
 
 
-def _pieces(weights: Weights, mlp: Mlp, state: State, read: Read) -> tuple[dict[int, Piece], float]:
-    """Return what ψ's block adds to each coordinate that it writes: hinges of one register, or of a constant.
+@dataclass(frozen=True)
+class _Bent:
+    """ψ's block: what it adds to each coordinate that it writes, hinges of one register or of a constant.
 
-    And the error of that register, which all hinges have in common and which therefore is in none of the pieces.
+    Args:
+        pieces: By coordinate; their errors are below.
+        error: Radii of the pre-activations, ``[units, nodes]`` a piece, without what follows.
+        common: Radius of the register that all hinges read, ``[nodes]``.
+        main: The coordinate that depends on it.
     """
+
+    pieces: dict[int, Piece]
+    error: dict[int, np.ndarray]
+    common: np.ndarray
+    main: int
+
+    def added(self, along: Along, grid: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Return what is added to each coordinate along the register, and its radius."""
+        found = {row: replace(piece, error=at_nodes(along.most(self.error[row]))) for row, piece in self.pieces.items()}
+        return {row: values_of(piece, grid, real=False) for row, piece in found.items()}
+
+
+def _bent(weights: Weights, mlp: Mlp, state: State, read: Read) -> _Bent:
+    """Read ψ's block off the weights."""
     rows = live_units(weights, mlp)
     down = weights.matrix(mlp.down)[:, rows]
     spans, size = np.ptp(state.value, axis=1), np.abs(state.value).max(1)
@@ -167,7 +195,7 @@ def _pieces(weights: Weights, mlp: Mlp, state: State, read: Read) -> tuple[dict[
         if not (np.array_equal(weight[k], base) or np.array_equal(weight[k], -base)):
             raise ProofError(f"unit {k} of '{mlp.up.name}' reads another register than the units before it")
         sign[k] = 1.0 if np.array_equal(weight[k], base) else -1.0
-    out = {}
+    pieces, errors = {}, {}
     for row in np.flatnonzero((down != 0).any(1)):
         units = np.flatnonzero(down[row])
         still = not bends[units].any()
@@ -177,15 +205,16 @@ def _pieces(weights: Weights, mlp: Mlp, state: State, read: Read) -> tuple[dict[
             raise ProofError(f"'{mlp.down.name}' writes a coordinate of the response curve that is not empty")
         offset = pre.value[units] - (0.0 if still else sign[units, None] * register)
         bias = (offset.max(1) + offset.min(1)) / 2
-        error = float(pre.error[units].max()) + float(np.ptp(offset, axis=1).max() / 2)
+        errors[int(row)] = pre.error[units] + np.abs(offset - bias[:, None])
         turn = np.zeros(len(units)) if still else sign[units]
-        out[int(row)] = Piece(
-            turn, bias, down[row, units], error, read.factor, mlp.activation, register, read.scale, weights.unit
+        pieces[int(row)] = Piece(
+            turn, bias, down[row, units], 0.0, read.factor, mlp.activation, register, read.scale, weights.unit
         )
-    if sum(1 for piece in out.values() if piece.sign.any()) != 1:
+    main = [row for row, piece in pieces.items() if piece.sign.any()]
+    if len(main) != 1:
         raise ProofError(f"'{mlp.down.name}' writes no response curve, or more than one")
-    common = float((np.abs(base) @ every[moving]).max(initial=0.0)) * (1 + 1e-4)
-    return out, common
+    common: np.ndarray = np.abs(base) @ every[moving] * (1 + 1e-4)
+    return _Bent(pieces, errors, common, main[0])
 
 
 def _line(state: State, added: dict[int, tuple[np.ndarray, np.ndarray]], nodes: int) -> State:
@@ -255,24 +284,41 @@ def _spread(mask: np.ndarray) -> np.ndarray:
 
 
 def _last_norm(
-    weights: Weights, own: Own, s: np.ndarray, unit: float, response: TokenOffsetResponse, relative: float
+    weights: Weights,
+    own: Own,
+    s: np.ndarray,
+    unit: float,
+    response: TokenOffsetResponse,
+    relative: float,
+    mean: float,
 ) -> np.ndarray:
-    """Return the radius that reading the signal through the last norm and the head adds, in units of s.
+    """Return the radius that reading the signal through the last norm adds, in units of s.
 
     ``relative`` is what tokens feel of the registers, here and (more than the stand-in, as they are smaller) before.
     """
     d, u = weights.width, weights.norm_unit(own.anatomy.stream.final)
-    slip = 2 * float(gamma(d, u)) * (response.about["largest"] / d) ** 0.5 + response.about["mean"]
-    relative += float(gamma(d + 16, u)) + 2 * float(gamma(d + 2, weights.unit))
-    read = 2 * NORM_OPS * u * (np.abs(s) + 2 * slip / unit) + float(gamma(d + 2, weights.unit)) * slip / unit
+    slip = float(rounding_of(response).slip.max()) + mean
+    relative += float(gamma(d + 16, u))
+    read = 2 * NORM_OPS * u * (np.abs(s) + 2 * slip / unit)
     found: np.ndarray = (read + relative * np.abs(s)) * SLACK
     return found
 
 
-def _registers(own: Own, state: State) -> float:
-    """Bound ε²|u|² of all that is left in the pattern's coordinates when the last norm reads them."""
-    size = (np.abs(state.value) + state.radius)[own.free]
-    return float((size[_kept(own, state)] ** 2).sum(0).max()) * SLACK
+def rounding_of(response: TokenOffsetResponse) -> TokenRounding:
+    """Return what the response knows of rounding.
+
+    Raises:
+        ProofError: Nothing is known.
+    """
+    if response.rounding is None:
+        raise ProofError("the response does not say what the trained network may round; make the imprint again")
+    return response.rounding
+
+
+def _registers(own: Own, state: State) -> tuple[float, float]:
+    """Bound ε²|u|² of all that is left in the pattern's coordinates when the last norm reads them, and their mean."""
+    size = (np.abs(state.value) + state.radius)[own.free][_kept(own, state)]
+    return float((size**2).sum(0).max()) * SLACK, float(size.sum(0).max()) / len(state.value) * SLACK
 
 
 def _kept(own: Own, state: State) -> np.ndarray:
@@ -284,19 +330,18 @@ def _kept(own: Own, state: State) -> np.ndarray:
     return keep
 
 
-def _logit_noise(response: TokenOffsetResponse, own: Own, weights: Weights, feel: float) -> float:
-    """Bound what h may do to the loss through the trained logits: rounding, twice, and the last norm's σ.
-
-    Cross-entropy moves by no more than the largest change of a logit less the smallest: a common factor counts with the
-    spread of the logits, the mean with that of its weights, and single roundings twice with what they are relative to.
-    """
-    final, head = own.anatomy.stream.final, own.anatomy.stream.head
-    d, u, norm_unit = weights.width, weights.unit, weights.norm_unit(final)
-    gain = (weights.array(final.gain) + final.gain_offset)[: own.width]
-    means = weights.matrix(head)[:, : own.width] @ gain
-    each = 2 * (float(gamma(d + 2, u)) + NORM_OPS * norm_unit) * response.about["noise"]
-    each += float(gamma(d + 16, norm_unit)) * response.about["spread"] + float(gamma(d, norm_unit)) * np.ptp(means)
-    return float(2 * each + 2 * feel * response.about["spread"]) * SLACK
+def _logit_noise(
+    response: TokenOffsetResponse, own: Own, weights: Weights, square: float, mean: float, top: float
+) -> float:
+    """Bound what h may do to the loss through the trained logits: rounding, and the last norm's mean and σ."""
+    final, known = own.anatomy.stream.final, rounding_of(response)
+    # σ² moves by the registers' squares, less what they do to the mean
+    factor = (square + 2 * weights.width * mean * (response.about["mean"] + mean)) / (2 * known.size) * SLACK
+    gain = float((np.abs(weights.array(final.gain) + final.gain_offset))[own.free].max())
+    inverse = (known.size / weights.width + final.eps).rsqrt()
+    ends = 2 * (known.slip + mean) * inverse * gain * SLACK
+    roundoff = float(gamma(weights.width + 4, weights.unit))
+    return response.moved_by(top, factor=factor, shift=mean, ends=ends, roundoff=roundoff) * SLACK
 
 
 def _loss(response: TokenOffsetResponse) -> one.Loss:

@@ -30,7 +30,7 @@ class Piece:
         sign: ``[units]``.
         bias: ``[units]``.
         weight: ``[units]``.
-        error: Radius of the pre-activations.
+        error: Radius of the pre-activations; one number, or ``[units, grid]``.
         factor: Radius of the common factor of all that is added.
         activation: Name.
         register: Nodal values of τ.
@@ -39,7 +39,7 @@ class Piece:
     sign: np.ndarray
     bias: np.ndarray
     weight: np.ndarray
-    error: float
+    error: float | np.ndarray
     factor: float
     activation: str
     register: np.ndarray

@@ -55,6 +55,27 @@ def sum_radii(
     return unit * out / (1 - (terms[:, None] + 2) * unit) + tiny, terms
 
 
+def tree_radii(products: Tensor, unit: float, *, more: int = 0) -> Tensor:
+    """Bound how far sums may be off when they are added up along any tree, see above.
+
+    Args:
+        products: Terms, exact, ``[…, terms]``.
+        unit: Unit roundoff of the sums.
+        more: Terms that are added beside these and bounded elsewhere: they add as many nodes.
+
+    Returns:
+        The radii, ``[…]``.
+
+    Example:
+        >>> tree_radii(torch.tensor([4.0, -2.0, 1.0], dtype=torch.float64)[None, None], 1.0 / 4096)[0, 0] * 4096 > 17
+        tensor(True)
+    """
+    greatest = torch.maximum(_greatest(products), _greatest(-products))
+    nodes = greatest[..., 1:].sum(-1) + more * greatest[..., -1]
+    found: Tensor = unit * (products.abs().sum(-1) + nodes) / (1 - (products.shape[-1] + more + 2) * unit)
+    return found
+
+
 def _greatest(values: Tensor) -> Tensor:
     """Return the sum of the m greatest positive values along the last axis, for every m."""
-    return values.clamp(min=0).sort(dim=2, descending=True).values.cumsum(dim=2)
+    return values.clamp(min=0).sort(dim=-1, descending=True).values.cumsum(dim=-1)

@@ -32,6 +32,7 @@ from landform.imprint.lower.smooth import STEEP, check_weights
 from landform.imprint.offset import UNITS, bounds_above
 from landform.imprint.settle import clamped
 from landform.imprint.stream import outputs_at
+from landform.imprint.token_rounding import token_rounding
 from landform.imprint.tokens import Tokens, counting, inputs_of, token_loss, tokens_of
 from landform.pattern import Pattern, SumPattern
 from landform.program.compile import Form, compile_pattern
@@ -78,7 +79,8 @@ def imprint_offset_stream(pattern: Pattern | SumPattern, task: Task, options: Op
         room = grow(model, anatomy, coordinates=held[0], hidden=held[1])
         parts = anatomy_of(room.model, sample)
         found = tokens_of(room.model, parts, task, name, kinds)
-    network, response = room.model, compiled.response
+    network = room.model
+    response = compiled.response.with_rounding(token_rounding(network, parts, found, compiled.response))
     directions = write_beside(network, parts, compiled.layers, place, compiled.scales, response.v)
     subspace = Subspace({n: p.detach() for n, p in network.named_parameters()}, directions)
     moved = _verify(network, subspace, compiled, task, found, name, kinds)
@@ -202,10 +204,7 @@ def _eps(eps: Sequence[float], blocks: int) -> list[float]:
 
 
 def _respond(tokens: Tokens, gains: Tensor, dtype: torch.dtype) -> TokenOffsetResponse:
-    share = tokens.weights / tokens.weights.sum()
     about = {
-        "noise": float(share @ tokens.noise),
-        "spread": float(share @ tokens.spread),
         "least": float(tokens.sizes.min()),
         "largest": float(tokens.sizes.max()),
         "mean": float(tokens.means.max()),

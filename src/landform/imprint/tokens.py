@@ -27,18 +27,16 @@ class Tokens:
         logits: f_i, ``[tokens, outputs]``, float64.
         labels: y_i.
         weights: w_i > 0: that of the sequence times that of the class.
-        sizes: Σ (x − mean)² of the stream before the last norm.
-        noise: max_c Σ_k |W_ck|(|G_k|(|x_k| + mean |x|)/σ + |b_k|): what rounding in norm and head is measured by.
-        spread: max_c f_ic − min_c f_ic, without what the norm's bias makes of it.
-        means: |mean x| of the stream before the last norm, 0 but for rounding where it was centred.
+        streams: x, the stream before the last norm, ``[tokens, width]``, in the network's dtype.
+        sizes: Σ (x − mean)² of it.
+        means: |mean x|, 0 but for rounding where it was centred.
     """
 
     logits: Tensor
     labels: Tensor
     weights: Tensor
+    streams: Tensor
     sizes: Tensor
-    noise: Tensor
-    spread: Tensor
     means: Tensor
 
 
@@ -94,7 +92,8 @@ def tokens_of(model: nn.Module, anatomy: Anatomy, task: Task, name: str, options
     for part, stream, logits in _passes(model, anatomy.stream.final, task):
         rows, y, w = counting(task, part, logits, name, options)
         x, _, _ = counting(task, part, stream, name, options)
-        parts.append((rows.double(), y, w, *_sizes(model, anatomy, x.double(), rows)))
+        mean = x.double().mean(1, keepdim=True)
+        parts.append((rows.double(), y, w, x, (x.double() - mean).square().sum(1), mean[:, 0].abs()))
     found = Tokens(*(torch.cat(column) for column in zip(*parts, strict=True)))
     if not len(found.labels):
         raise InputError("no label counts: all are ignored")
@@ -162,21 +161,3 @@ def _passes(model: nn.Module, final: Norm, task: Task) -> Iterator[tuple[slice, 
                 seen.clear()
     finally:
         hook.remove()
-
-
-def _sizes(model: nn.Module, anatomy: Anatomy, x: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
-    final, head = anatomy.stream.final, anatomy.stream.head
-    mean = x.mean(1, keepdim=True)
-    sizes = (x - mean).square().sum(1)
-    sigma = (sizes / x.shape[1] + final.eps).sqrt()[:, None]
-    gain = (model.get_parameter(final.gain).detach().double() + final.gain_offset).abs()
-    shift = torch.zeros_like(gain) if final.bias is None else model.get_parameter(final.bias).detach().double()
-    weight = model.get_parameter(head.weight).detach().double()
-    weight = weight if head.transposed else weight.T
-    reach = gain * (x.abs() + x.abs().mean(1, keepdim=True)) / sigma + shift.abs()
-    noise = (reach @ weight.abs()).amax(1)
-    own = logits.double() - shift @ weight
-    if head.bias:
-        bias = model.get_parameter(f"{head.name}.bias").detach().double()
-        own, noise = own - bias, noise + bias.abs().max()
-    return sizes, noise, own.amax(1) - own.amin(1), mean[:, 0].abs()

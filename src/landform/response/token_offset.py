@@ -16,10 +16,11 @@ from typing import Any, final
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from landform.errors import DataError, InputError
 from landform.response.sampled import AbstractSampledResponse
+from landform.response.token_rounding import KINDS, POINTS, SINGLE, TokenRounding, shares_between
 
 _CHUNK = 1 << 18
 FIXED = 4
@@ -35,16 +36,16 @@ class TokenOffsetResponse(AbstractSampledResponse):
     """ρ(s) = 1/W Σ_i w_i [ℓ_i + log(1 + Σ_k p_ik (exp(g_i s v_k) − 1)) − g_i s v_(y_i)], k over the moved classes.
 
     p here is the signal s alone (one output). The statistics are one row a token that counts: its weight w_i, its gain
-    g_i, its trained loss ℓ_i, the position of its label among the moved classes (−1: none), and the trained
-    probabilities p_ik of these classes.
+    g_i, its trained loss ℓ_i, the position of its label among the moved classes (−1: none), the trained probabilities
+    p_ik of these classes, and, where something is to be proved, what rounding behind the trained blocks may do to its
+    loss (`landform.response.token_rounding`).
 
     Args:
         statistics: As above.
         classes: The classes that the ray moves.
         ray: v there.
         outputs: Size of the vocabulary.
-        about: Numbers of the trained network on these data that a certificate needs: ``noise`` and ``spread``, means
-            over tokens of what rounding in the last norm and the head is measured by; ``least`` and ``largest``, of Σ
+        about: Numbers of the trained network on these data that a certificate needs: ``least`` and ``largest``, of Σ
             (x − mean)² in a token's stream; ``mean``, the largest |mean x|.
     """
 
@@ -58,10 +59,12 @@ class TokenOffsetResponse(AbstractSampledResponse):
         about: Mapping[str, float] | None = None,
     ) -> None:
         table = torch.from_numpy(np.array(statistics, dtype=np.float64))
-        if len(classes) != len(ray) or table.shape[1] != FIXED + len(ray) or not 0 < len(ray) <= outputs:
+        known = FIXED + len(ray)
+        more = KINDS * (1 + len(ray)) + SINGLE
+        if len(classes) != len(ray) or table.shape[1] not in (known, known + more) or not 0 < len(ray) <= outputs:
             raise InputError(
-                f"a token response has {FIXED} numbers and one a moved class in each row; got rows of {table.shape[1]}"
-                f" for classes {classes} of {outputs} and a ray of {len(ray)}"
+                f"a token response has {FIXED} numbers and one a moved class in each row, and {more} with rounding"
+                f" beside them; got rows of {table.shape[1]} for classes {classes} of {outputs} and a ray of {len(ray)}"
             )
         self.outputs, self.classes = outputs, list(classes)
         self.about = dict(about or {})
@@ -70,9 +73,11 @@ class TokenOffsetResponse(AbstractSampledResponse):
         self.share = table[:, 0] / table[:, 0].sum()
         self.gains = table[:, 1]
         self.losses = table[:, 2]
-        self.probabilities = table[:, FIXED:]
+        self.probabilities = table[:, FIXED:known]
+        self.entries = list(ray)
+        self.rounding = TokenRounding.of_columns(table[:, known:]) if table.shape[1] > known else None
         self._along = torch.tensor(ray, dtype=torch.float64)
-        own = table[:, 3].long()
+        self._own = own = table[:, 3].long()
         self._lead = torch.where(own >= 0, self._along[own.clamp(min=0)], 0.0)
         super().__init__(
             name="token_offset",
@@ -83,7 +88,9 @@ class TokenOffsetResponse(AbstractSampledResponse):
             best=torch.zeros(1, dtype=torch.float64),
             output=0,
             floor=float(self.share @ self.losses),
-            assumptions=("on these data the trained network computes the outputs and gains stored with it",),
+            assumptions=(
+                "the trained blocks hand the last norm the numbers they did when the imprint was made, bit for bit",
+            ),
         )
 
     @classmethod
@@ -170,6 +177,12 @@ class TokenOffsetResponse(AbstractSampledResponse):
         rows = _rows(logits, labels, gains.double(), weights, self.classes)
         return TokenOffsetResponse(rows, classes=self.classes, ray=self._along.tolist(), outputs=self.outputs)
 
+    def with_rounding(self, rounding: TokenRounding) -> "TokenOffsetResponse":
+        """Return the same response, with what rounding may do to each token's loss."""
+        known = self.statistics()[:, : FIXED + len(self.entries)]
+        rows = np.concatenate([known, rounding.columns().numpy()], axis=1)
+        return TokenOffsetResponse(rows, classes=self.classes, ray=self.entries, outputs=self.outputs, about=self.about)
+
     def sample_losses(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, "points tokens"]:
         """Return every token's loss at signals s: ℓ(f_i + g_i·s·v, y_i)."""
         return self.losses + self._risen(s)
@@ -182,6 +195,90 @@ class TokenOffsetResponse(AbstractSampledResponse):
             total += p * torch.expm1(moved * v)
         return torch.log1p(total) - moved * self._lead
 
+    def steepness(self, s: Float64[Tensor, " points"]) -> Float64[Tensor, " segments"]:
+        """Return Σ_i w_i |ℓ_i'| / W at most between neighbouring signals, one number a segment.
+
+        What single tokens' signals are off by moves the loss by no more than that, whatever the signs;
+        ℓ_i' is monotone.
+        """
+        found = []
+        for part in torch.split(torch.arange(len(s) - 1), self._at_once):
+            ends = self._slopes(s[int(part[0]) : int(part[-1]) + 2]).abs()
+            found.append(torch.maximum(ends[:-1], ends[1:]) @ self.share)
+        return torch.cat(found)
+
+    @property
+    def bend(self) -> float:
+        """Bound of Σ_i w_i g_i² (max v − min v)²/4 / W: an error δ of the signal adds up to δ² times that."""
+        spread = max(0.0, *self.entries) - min(0.0, *self.entries)
+        return float(self.share @ self.gains.square() * spread**2 / 4)
+
+    def moved_by(
+        self,
+        top: float,
+        *,
+        factor: Float64[Tensor, " tokens"],
+        shift: float,
+        ends: Float64[Tensor, " tokens"],
+        roundoff: float,
+    ) -> float:
+        """Bound how far rounding in the last norm and the head, and what these feel of registers, move the mean loss.
+
+        Args:
+            top: Greatest signal.
+            factor: What a token's 1/σ may change by, relatively.
+            shift: What the mean of the stream may change by.
+            ends: How large the two terms of the head's sums that carry the signal are at s = 0, together.
+            roundoff: γ of these sums.
+
+        Returns:
+            The bound.
+
+        Raises:
+            InputError: The response does not know what rounds.
+
+        Cost:
+            `POINTS` evaluations of all tokens.
+        """
+        known = self.rounding
+        if known is None:
+            raise InputError("the response does not say what the trained network may round; make the imprint again")
+        if sum(v < 0 for v in self.entries) > 1:
+            raise InputError("more than one class is moved downwards, which the bound of rounding does not cover")
+        still = known.still + factor[:, None] * known.scale + shift * known.shift
+        grid = torch.linspace(0.0, max(top, 1e-9), POINTS, dtype=torch.float64)
+        half = 0.5000001 * float(grid[1])
+        found = []
+        for part in torch.split(grid, max(1, self._at_once // (1 + len(self.entries)))):
+            moved = (shares_between(self.probabilities, self.gains, self._along, part, half) * still).sum(2)
+            signal = (part[:, None] + half) * self.gains + ends
+            moved = moved + roundoff * signal * self._weights(part, half)
+            found.append(moved @ self.share)
+        largest = roundoff * (known.reach + (top * self.gains + ends) * float(self._along.abs().max()))
+        largest = largest + factor * known.reach + (shift + known.slip) * known.slope
+        return float(torch.cat(found).max() + self.share @ (2 * largest).square()) * (1 + 1e-12)
+
+    def _weights(self, s: Tensor, half: float) -> Tensor:
+        """Bound Σ_k |p_k(s) − [k is the label]||v_k| within ``half`` of s, ``[points, tokens]``."""
+        grown = self.probabilities * torch.exp(s[:, None, None] * self.gains[:, None] * self._along)
+        p = grown / (1 + (grown - self.probabilities).sum(2, keepdim=True))
+        own = nn.functional.one_hot(self._own.clamp(min=0), len(self.entries)) * (self._own >= 0)[:, None]
+        spread = max(0.0, *self.entries) - min(0.0, *self.entries)
+        # p_k' = p_k(1 − p_k)·g·(a difference of entries of v)
+        apart = (p - own).abs() + half * spread / 4 * self.gains[:, None]
+        found: Tensor = apart @ self._along.abs()
+        return found
+
+    def _slopes(self, s: Tensor) -> Tensor:
+        """Return every token's ℓ_i', ``[points, tokens]``."""
+        moved = s[:, None] * self.gains
+        above, below = torch.zeros_like(moved), torch.ones_like(moved)
+        for p, v in zip(self.probabilities.T, self._along, strict=True):
+            grown = p * torch.exp(moved * v)
+            above += v * grown
+            below += grown - p
+        return (above / below - self._lead) * self.gains
+
     @property
     def _at_once(self) -> int:
         return max(1, _CHUNK // len(self.share))
@@ -190,14 +287,7 @@ class TokenOffsetResponse(AbstractSampledResponse):
         return self._risen(s) @ self.share
 
     def _slope_of(self, s: Tensor) -> Tensor:
-        moved = s[:, None] * self.gains
-        above = torch.zeros_like(moved)
-        below = torch.ones_like(moved)
-        for p, v in zip(self.probabilities.T, self._along, strict=True):
-            grown = p * torch.exp(moved * v)
-            above += v * grown
-            below += grown - p
-        return (above / below - self._lead) @ (self.share * self.gains)
+        return self._slopes(s) @ self.share
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
