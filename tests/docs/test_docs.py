@@ -123,6 +123,12 @@ def test_reference_has_every_public_name() -> None:
     assert (missing, [k for k in kinds if k != "LandformError"], words) == ([], [], [])
 
 
+def test_the_readme_names_every_extra() -> None:
+    text = (ROOT / "README.md").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [name for name in extras if f"`{name}` (" not in text] == []
+
+
 def test_reference_names_no_name_that_is_not_there() -> None:
     text = (ROOT / "docs/reference.md").read_text()
     assert {name for name in re.findall(r"`lf\.(\w+)", text) if not hasattr(lf, name)} == set()

@@ -126,6 +126,20 @@ def test_a_surface_says_where_it_lies():
     assert len(found.attrs["off_plane"]) == 4
     assert found.h1.attrs["direction"].startswith("component 1, ")
     assert "path" not in lf.scan(task, lf.pca_plane(states, model=task), grid=3, axes=(1,)).attrs
+    curve = lf.bezier(task, states[0], states[1], steps=1, points=3)
+    said = lf.scan(task, curve, grid=3).h1.attrs["direction"]
+    assert said == "along the curve, from the first network, 0, to the second, 1"
+    chord = lf.scan(task, curve.plane, grid=3)
+    assert [name.attrs["direction"].split(", 0, to the ")[1] for name in (chord.h1, chord.h2)] == [
+        "control point, 1",
+        "second, 1",
+    ]
+    both = lf.combine(lf.random_plane(task, z=1, seed=3), lf.worst_direction(task, radius=0.1, steps=1, beside=1))
+    surface = lf.scan(task, both, grid=3)
+    assert [name.attrs["direction"] for name in (surface.h1, surface.h2)] == [
+        "random direction, filter-normalised",
+        "worst direction found",
+    ]
 
 
 def test_a_scan_loads_neither_scipy_nor_what_is_only_drawn_or_stored_with():

@@ -208,6 +208,15 @@ def _direction(number: int, meta: Mapping[str, Any]) -> str:
     if kind == "random":
         norm = meta.get("norm")
         return "random direction" + (f", {norm}-normalised" if norm in ("filter", "layer", "model") else "")
+    if kind == "combined":
+        for part in meta.get("parts", ()):
+            if number < part.get("z", 0):
+                return _direction(number, part)
+            number -= part.get("z", 0)
+    if kind == "bezier":
+        along = "along the curve, " if "barrier" in meta else ""
+        end = "control point" if number == 0 and not along else "second"
+        return f"{along}from the first network, 0, to the {end}, 1"
     if kind == "between":
         return "from the first network, 0, to the second, 1"
     if kind == "plane_through":
@@ -216,7 +225,7 @@ def _direction(number: int, meta: Mapping[str, Any]) -> str:
         return f"component {number + 1}, {100 * shares[number]:.3g} %"
     if values is not None and number < len(values):
         return f"eigenvector {number + 1}, λ = {values[number]:.3g}"
-    return str(kind) if kind in ("gradient", "worst") else ""
+    return {"gradient": "gradient", "worst": "worst direction found"}.get(str(kind), "")
 
 
 def join_splits(surfaces: Mapping[str, "xarray.Dataset"]) -> "xarray.Dataset":

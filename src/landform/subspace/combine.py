@@ -52,7 +52,8 @@ def combine(*subspaces: Subspace, orthogonal: bool = False) -> Subspace:
     ranges = None
     if all(subspace.ranges is not None for subspace in subspaces):
         ranges = tuple(pair for subspace in subspaces for pair in subspace.ranges or ())
-    meta = {"kind": "combined", "orthogonal": orthogonal, "parts": [dict(subspace.meta) for subspace in subspaces]}
+    parts = [dict(subspace.meta) | {"z": subspace.z} for subspace in subspaces]
+    meta = {"kind": "combined", "orthogonal": orthogonal, "parts": parts}
     return Subspace(first.origin, directions, meta, ranges)
 
 
