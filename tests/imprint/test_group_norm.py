@@ -13,7 +13,7 @@ from landform.imprint.collapsed import losses_at
 from landform.imprint.lower.network import read
 from landform.imprint.lower.stages import slots
 from landform.program.capacity import capacity
-from landform.testing.networks import ResNet, grouped
+from landform.testing.networks import ResNet, grouped, resnet18
 
 torch.set_num_threads(1)
 PATTERN = lf.Pattern(torch.from_numpy(np.random.default_rng(0).random((5, 5))))
@@ -96,6 +96,66 @@ def test_the_bound_holds_whatever_the_order_of_summation(layout):
                 out = torch.func.functional_call(model, made.subspace.at(point.float()), X[:2].to(memory_format=layout))
             loss = float(made.response.loss(out[:1].double())[0])
             assert abs(loss - float(made.target(point[None]).reshape(-1)[0])) <= made.certificate.bound
+
+
+class Pushed(nn.GroupNorm):
+    """GroupNorm whose means are off by as much as the worst order of summation can make them, to either side."""
+
+    sign = 0
+
+    def forward(self, x):
+        parts = x.double().reshape(len(x), self.num_groups, -1)
+        side = torch.full((self.num_groups,), float(self.sign))
+        if not self.sign:
+            side = 1 - 2.0 * torch.randint(0, 2, (self.num_groups,), generator=torch.Generator().manual_seed(0))
+        mean = parts.mean(-1) + side * 2.0**-24 * parts.shape[-1] / 2 * parts.abs().mean(-1)
+        variance = ((parts - mean[..., None]) ** 2).mean(-1)
+        factor = self.weight * (1 / (variance + self.eps).sqrt()).repeat_interleave(x.shape[1] // self.num_groups)
+        constant = self.bias - factor * mean[0].repeat_interleave(x.shape[1] // self.num_groups)
+        factor, constant = (part.float().reshape(-1, 1, 1) for part in (factor, constant))
+        return x * factor + constant
+
+
+@pytest.mark.parametrize("name", ["residual", "eight groups, biases"])
+def test_the_bound_holds_for_the_worst_means(name):
+    torch.manual_seed(0)
+    made = lf.imprint(PATTERN, lf.Task(NETS[name](), data=(X, Y)))
+    pushed = copy.deepcopy(made.model)
+    norms = [module for module in pushed.modules() if isinstance(module, nn.GroupNorm)]
+    for module in norms:
+        module.__class__ = Pushed
+    moved = 0.0
+    for point in PATTERN.mesh.nodes()[::3]:
+        with torch.no_grad():
+            plain = torch.func.functional_call(made.model, made.subspace.at(point.float()), X[:1])
+            for sign in (-1, 0, 1):
+                for module in norms:
+                    module.sign = sign
+                out = torch.func.functional_call(pushed, made.subspace.at(point.float()), X[:1])
+                loss, before = (float(made.response.loss(o.double())[0]) for o in (out, plain))
+                moved = max(moved, abs(loss - before))
+                assert abs(loss - float(made.target(point[None]).reshape(-1)[0])) <= made.certificate.bound
+    assert 0.01 * made.certificate.rounding < moved <= 2 * made.certificate.rounding
+
+
+def test_in_a_resnet_18_the_bound_is_near_what_is_measured():
+    torch.manual_seed(0)
+    net = grouped(resnet18(), 32)
+    pattern = lf.Pattern(torch.from_numpy(np.random.default_rng(0).random((13, 13))))
+    made = lf.imprint(pattern, lf.Task(net, data=(torch.randn(12, 3, 32, 32), Y)))
+    assert made.certificate.relative_bound < 6e-4
+
+
+def test_twins_that_differ_are_seen():
+    torch.manual_seed(0)
+    made = lf.imprint(PATTERN, lf.Task(NETS["residual"](), data=(X, Y)))
+    gains, rows = (made.subspace.origin[f"blocks.2.down.{n}.weight"] for n in (1, 0))
+    first = int(gains.nonzero()[0])
+    assert torch.equal(rows[first], -rows[first + 1])  # x + s, and T + s − x
+    gains[first + 1] *= 1 + 2.0**-8
+    again = lf.certify(made)
+    assert again.bound > 2 * made.certificate.bound
+    assert error_of(made) * (made.range[1] - made.range[0]) <= again.bound
 
 
 def test_an_unbalanced_group_is_seen():

@@ -6,12 +6,12 @@ kink, so that all units are affine between neighbouring nodes, and rounding is b
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from landform.certify.network import Step
-from landform.certify.propagate import SLACK, U64, ProofError, rounding
+from landform.certify.propagate import SLACK, U64, ProofError, normed, rounding
 
 Loss = Callable[[np.ndarray], np.ndarray]
 SAMPLES = 32  # samples a segment: the convex lower bound is then within about 1 % of the gap
@@ -72,20 +72,35 @@ def push(curve: Curve, step: Step, roundoff: float) -> Curve:
 
 def affine(curve: Curve, step: Step, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
     """Return pre-activations at the nodes and bounds of their errors."""
+    if step.means is None:
+        pre, own, carried = _sums(curve, step, step.bias, roundoff)
+        return pre, own + carried
+    assert step.shift is not None
+    summed = replace(step, roundings=0.0, offset=np.zeros(len(step.bias)))
+    pre, own, carried = _sums(curve, summed, step.bias - step.shift, roundoff)
+    bound = normed(step, pre, own + carried, 0.0, roundoff)
+    means, size = step.means, np.abs(curve.value) + curve.error
+    part = Step(means.weight, means.bias, 1.0, 0, means.inexact, 0.0, np.zeros(len(means.bias)))
+    inner, own, carried = _sums(curve, part, means.bias, roundoff)
+    totals = means.totals(np.abs(inner), own, carried, means.left @ size, roundoff)
+    return pre + step.shift[:, None], bound + means.subtracted(totals)
+
+
+def _sums(curve: Curve, step: Step, bias: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return Wx + b at the nodes, the error of these sums themselves, and what their inputs' errors add."""
     weight = step.weight.toarray()
     magnitude, size = np.abs(curve.value), np.abs(weight)
-    partial = size @ magnitude + np.abs(step.bias)[:, None]
+    partial = size @ magnitude + np.abs(bias)[:, None]
     if not (curve.value < 0).any():
-        up = np.maximum(weight, 0) @ curve.value + np.maximum(step.bias, 0)[:, None]
+        up = np.maximum(weight, 0) @ curve.value + np.maximum(bias, 0)[:, None]
         partial = np.maximum(up, partial - up)
     live = ((curve.value != 0) | (curve.error != 0)).astype(float)
     live[:, 1:] = np.maximum(live[:, 1:], live[:, :-1])
     live[:, :-1] = np.maximum(live[:, :-1], live[:, 1:])
-    terms = (weight != 0).astype(float) @ live + (step.bias != 0)[:, None]
-    pre = weight @ curve.value + step.bias[:, None]
+    terms = (weight != 0).astype(float) @ live + (bias != 0)[:, None]
+    pre, carried = weight @ curve.value + bias[:, None], size @ curve.error
     products = np.asarray(step.inexact @ magnitude) + step.roundings * (size @ magnitude) + step.offset[:, None]
-    bound = rounding(pre, partial, size @ curve.error, products, terms, roundoff)
-    return pre, bound
+    return pre, rounding(pre, partial, carried, products, terms, roundoff) - carried, carried
 
 
 def _activate(pre: np.ndarray, bound: np.ndarray, slope: float, roundoff: float) -> tuple[np.ndarray, np.ndarray]:

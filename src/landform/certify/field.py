@@ -8,9 +8,14 @@ where x(h) is the number the network computes in its dtype, in whatever order it
 bounds rounding (of the network and of this verifier); ``local`` and ``kink`` bound the change of sign inside a cell (0
 when every pre-activation keeps its sign on every cell), at the nodes of that cell or, for rows that are followed
 sparsely, anywhere. Rows that are zero almost everywhere (hats) are kept sparse.
+
+Errors that several units have in common, such as that of a mean which a norm subtracts from all of them, cancel in what
+reads their difference. They are kept apart, as in affine arithmetic (J. Stolfi & L. H. de Figueiredo, *Self-Validated
+Numerical Methods and Applications*, IMPA 1997, ch. 4): to the right-hand side comes Σ_k common_k·ξ_k(h) with unknown
+|ξ_k(h)| ≤ I[noise_k](h).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,6 +38,8 @@ class Field:
         kink: Radius of each unit, ``[units]``.
         local: Radius of each unit around each node, CSR ``[units, nodes]``.
         positive: Which units come straight from a ReLU, so that no computed value is below 0, ``[units]``.
+        noise: Nodal bounds of the errors in common, ``[errors, nodes]``.
+        common: By what each unit has them, CSR ``[units, errors]``; None where there are none.
     """
 
     mesh: Mesh
@@ -45,6 +52,8 @@ class Field:
     kink: np.ndarray
     local: sp.csr_matrix
     positive: np.ndarray
+    noise: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    common: sp.csr_matrix | None = None
 
     @classmethod
     def dense(cls, mesh: Mesh, value: np.ndarray, error: np.ndarray, kink: np.ndarray) -> "Field":
@@ -79,7 +88,48 @@ class Field:
             np.concatenate([self.kink, other.kink[kept]]),
             sp.vstack([self.local, other.local[kept]]).tocsr(),
             np.concatenate([self.positive, other.positive[kept]]),
+            self.noise,
+            self._common_beside(other, kept),
         )
+
+    def _common_beside(self, other: "Field", kept: np.ndarray) -> sp.csr_matrix | None:
+        """Return the errors in common of these units and some of a field before them, which knows the first of them."""
+        if self.common is None:
+            return None
+        count = self.common.shape[1]
+        before = sp.csr_matrix((other.units, count)) if other.common is None else other.common[kept]
+        before = sp.csr_matrix((before.data, before.indices, before.indptr), shape=(before.shape[0], count))
+        return sp.vstack([self.common, before if other.common is not None else before[kept]]).tocsr()
+
+    def pruned(self) -> "Field":
+        """Return the same field without errors in common that no unit has."""
+        if self.common is None:
+            return self
+        common = self.common.tocsc()
+        common.eliminate_zeros()
+        used = np.flatnonzero(np.diff(common.indptr))
+        if not len(used):
+            return replace(self, noise=np.zeros((0, 0)), common=None)
+        return replace(self, noise=self.noise[used], common=common[:, used].tocsr())
+
+    def spread(self, weight: sp.csr_matrix) -> np.ndarray | float:
+        """Return what errors in common amount to at most in a map of the units, ``[rows, nodes]``; 0.0 for none."""
+        if self.common is None:
+            return 0.0
+        out: np.ndarray = abs(weight @ self.common) @ self.noise
+        return out
+
+    def whole(self, weight: sp.csr_matrix) -> np.ndarray:
+        """Return |weight| times all errors, those in common too, as if none of these cancelled."""
+        own = self.times(abs(weight), "error")
+        return own if self.common is None else own + (abs(weight) @ abs(self.common)) @ self.noise
+
+    def reads_common(self, weight: sp.csr_matrix) -> np.ndarray:
+        """Return which rows read units with errors in common."""
+        if self.common is None:
+            return np.zeros(weight.shape[0], dtype=bool)
+        out: np.ndarray = np.diff((abs(weight) @ abs(self.common)).tocsr().indptr) > 0
+        return out
 
     def sign_radius(self, weight: sp.csr_matrix) -> np.ndarray:
         """Return |W|·(kink + local) at the nodes, ``[rows, nodes]``, or ``[rows, 1]`` where it is the same at all."""
@@ -111,7 +161,10 @@ class Field:
         """Return how many terms of each row may be non-zero in the cells around each node, ``[rows, nodes]``."""
         pattern = weight.astype(np.float32)
         pattern.data = np.ones_like(pattern.data)
-        active = dilate(self.mesh, (self.value != 0) | (self.error != 0)).astype(np.float32)
+        own = (self.value != 0) | (self.error != 0)
+        if self.common is not None:
+            own |= (np.diff(self.common.indptr) > 0)[self.dense_rows][:, None]
+        active = dilate(self.mesh, own).astype(np.float32)
         out = product(pattern[:, self.dense_rows], active).astype(np.float64)
         if len(self.sparse_rows):
             nonzero = (abs(self.sparse_value) + self.sparse_error) != 0

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from landform.certify.group_norm import joined, normed
+from landform.certify.group_norm import Normed, joined, normed
 from landform.certify.network import NORM_ROUNDINGS, Network, Step, exact, norm_offset, require_finite
 from landform.certify.propagate import ProofError
 from landform.errors import InputError
@@ -36,8 +36,8 @@ class _Map:
     bias: np.ndarray
     roundings: float = 0.0
     offset: np.ndarray | None = None
-    mean: sp.csr_matrix | None = None
     counted: bool = False
+    normed: Normed | None = None
 
 
 def read_graph_network(
@@ -138,12 +138,13 @@ class _Reader:
             made.weight,
             made.bias,
             self.reach[number],
+            self.reach[self.graph.ops[number].inputs[0]],
             exact(self.origin[f"{op.name}.weight"]),
             exact(self.origin[f"{op.name}.bias"]),
             float(norm.eps),
             ROUNDOFF[self.dtype],
         )
-        return _Map(found.weight, found.bias, found.roundings, found.offset, found.mean)
+        return _Map(found.weight, found.bias, found.roundings, found.offset, normed=found)
 
     def _passes(self, op: Op) -> bool:
         """Say whether an operation changes nothing at all."""
@@ -174,7 +175,9 @@ class _Reader:
                 before = op.inputs[0]
                 count = made.weight.shape[1]
                 alive = (abs(made.weight) @ live[before].astype(float) > 0) if count else np.zeros(op.channels, bool)
-                alive = alive | (made.bias != 0)
+                alive = alive | (made.bias != 0) | (made.offset > 0 if made.offset is not None else False)
+                if made.normed is not None:
+                    alive = alive | made.normed.means.live
                 size = abs(made.weight) @ reach[before] if count else np.zeros(op.channels)
                 size = size + np.abs(made.bias) + (0.0 if made.offset is None else made.offset)
                 if op.at_zero:  # silent channels emit a constant
@@ -210,9 +213,10 @@ class _Reader:
                     need[source] |= wanted
                 elif size:
                     made = self.maps[number]
-                    for matrix in (made.weight, *([] if made.mean is None else [made.mean])):
-                        rows = matrix[wanted]
-                        need[source][np.unique(rows.indices[rows.data != 0])] = True
+                    rows = made.weight[wanted]
+                    if made.normed is not None:  # a mean reads what the other channels of its group read
+                        rows = made.normed.means.rows(np.flatnonzero(wanted)).weight
+                    need[source][np.unique(rows.indices[rows.data != 0])] = True
         return [need & live for need, live in zip(need, self.live, strict=True)]
 
     # --- steps ----------------------------------------------------------------------------------------------------
@@ -259,10 +263,12 @@ class _Reader:
                     smooth=act.smooth,
                     far=act.far,
                     counted=part.counted,
-                    mean=part.mean,
-                    reach=self._reach(number, where, width) if part.mean is not None else None,
                 )
             )
+            if part.normed is not None:
+                steps[-1] = replace(
+                    steps[-1], inexact=part.normed.inexact, shift=part.normed.shift, means=part.normed.means
+                )
             own = len(channels)
             moved = np.cumsum([0, *(len(where[n]) for n in stay)]) + own
             where = {n: np.arange(moved[k], moved[k + 1]) for k, n in enumerate(stay)} | {target: np.arange(own)}
@@ -272,14 +278,6 @@ class _Reader:
             part = self._part(head.op, np.arange(head.outputs), where, width)
             heads.append(Step.stored(part.weight, part.bias, 1.0, -1))
         return Network(tuple(steps), tuple(heads), self.dtype, ROUNDOFF[self.dtype])
-
-    def _reach(self, number: int, where: Mapping[int, np.ndarray], width: int) -> np.ndarray:
-        """Return bounds of the current vector where an operation reads it."""
-        source = self._same(self.graph.ops[number].inputs[0])
-        out = np.zeros(max(width, 1))
-        if source in where:
-            out[where[source]] = self.reach[source][self.need[source]]
-        return out
 
     def _slope(self, act: Op, channels: np.ndarray) -> float:
         """Return the slope of an activation left of 0, as the network has it."""
@@ -353,8 +351,18 @@ class _Reader:
             needed = np.flatnonzero(self.need[source])
             weight = _embedded(rows[:, needed], at, width)
             offset = None if made.offset is None else made.offset[channels]
-            mean = None if made.mean is None else _embedded(made.mean[channels][:, needed], at, width)
-            return _Map(weight, made.bias[channels], made.roundings, offset, mean, made.counted)
+            part = _Map(weight, made.bias[channels], made.roundings, offset, made.counted)
+            if made.normed is None:
+                return part
+            inner = made.normed
+            means = inner.means.rows(channels).columns(needed).embedded(at, width)
+            inexact = _embedded(inner.inexact[channels][:, needed], at, width)
+            return replace(
+                part,
+                normed=replace(
+                    inner, weight=weight, bias=part.bias, shift=inner.shift[channels], inexact=inexact, means=means
+                ),
+            )
         total, start = sp.csr_matrix((len(channels), width)), 0
         for given in op.inputs:
             source = self._same(given)

@@ -2,13 +2,8 @@
 
 y = a(x − μ) + β with x = Wr + b and a = γ/√(v + eps). The compiler makes the rows of each group add up to zero, and x
 so small that v is nothing beside eps. Neither is trusted: the sums are taken of the rows as stored, and what is left of
-them, the rounding of the products and that of the mean over N numbers are bounded as
-
-    |μ| ≤ Σ_group (|ΣW||r| + |Σb|)/D + u·Σ_group (k + N + 4·log2 N + 8)(|W||r| + |b|)/D
-
-for rows of k terms and groups of D channels. It holds for sums in any order, and for Welford's running mean, whose
-quotients add (3 + 3·ln N)·u. The variance differs from 0 by at most twice the mean of x², its rounding included; a by
-half of that beside eps.
+them, the rounding of the products and that of the mean are bounded (`means`). The variance differs from 0 by at most
+twice the mean of x², its rounding included; a by half of that beside eps.
 """
 
 import math
@@ -17,14 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from landform.certify.network import NORM_ROUNDINGS
+from landform.certify.means import Means
+from landform.certify.network import NORM_ROUNDINGS, inexact
 from landform.certify.propagate import U64, ProofError
 from landform.imprint.lower.graph import Graph, Op
 
-MORE_ROUNDINGS = 5.0
-"""Beside those of any norm: eps in the network's dtype, the constant −aμ + β and its sum, a·W in float64 (2)."""
+MORE_ROUNDINGS = 3.0
+"""Of a·x beside those of any norm: eps in the network's dtype (1), a·W in float64 (2)."""
 SMALLEST = 2.0**-10
 """The largest variance beside eps that is followed."""
+TINY = 2.0**-148
+"""What a number far below 1 may lose in float32."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +32,20 @@ class Normed:
     Args:
         weight: diag(a)·W.
         bias: diag(a)·b + β.
-        roundings: Roundings of the products, in units of |weight||r|.
+        shift: β.
+        inexact: |weight| where W's products round.
+        roundings: Roundings of a·x, in units of |a·x|.
         offset: Roundings of constants.
-        mean: What r adds to the rounding by way of the mean, in units of the roundoff, ``[channels, inputs]``.
+        means: What is subtracted.
     """
 
     weight: sp.csr_matrix
     bias: np.ndarray
+    shift: np.ndarray
+    inexact: sp.csr_matrix
     roundings: float
     offset: np.ndarray
-    mean: sp.csr_matrix
+    means: Means
 
 
 def joined(graph: Graph) -> tuple[Graph, dict[int, int]]:
@@ -66,6 +68,7 @@ def normed(
     weight: sp.csr_matrix,
     bias: np.ndarray,
     reach: np.ndarray,
+    inputs: np.ndarray,
     gain: np.ndarray,
     shift: np.ndarray,
     eps: float,
@@ -78,6 +81,7 @@ def normed(
         weight: W as stored.
         bias: b as stored.
         reach: Bounds of |x|.
+        inputs: Bounds of |r|.
         gain: γ.
         shift: β.
         eps: The norm's eps.
@@ -100,18 +104,27 @@ def normed(
             f"the spread of what '{op.name}' normalises may reach {spread.max():.2g} of its eps; the proof needs it far"
             " below"
         )
-    size, terms = abs(weight), np.diff(weight.indptr) + (bias != 0)
-    rounds = terms + count + 4 * math.log2(count) + 8 + shared * U64 / roundoff
-    left = abs(member @ weight) / roundoff + member @ (sp.diags(rounds) @ size)
-    level = np.abs(member @ bias) / roundoff + member @ (rounds * np.abs(bias))
-    back = sp.diags(np.abs(a) / shared) @ member.T
+    still = float(shared) * U64  # of the sums of rows, here
+    means = Means(
+        weight,
+        bias,
+        inexact(weight),
+        member,
+        (abs(member @ weight) + still * (member @ abs(weight))).tocsr(),
+        np.abs(member @ bias) + still * (member @ np.abs(bias)),
+        (sp.diags(a / shared) @ member.T).tocsr(),
+        count,
+        inputs,
+        np.zeros(channels),
+    )
     # where nothing is read, β is added to a mean alone
-    quiet = np.where(gain == 0, 0.0, 2 * np.abs(shift) + 4 * np.abs(a * bias))
-    roundings = NORM_ROUNDINGS + MORE_ROUNDINGS + float(spread.max()) / roundoff
+    constants = np.where(gain == 0, 0.0, 2 * np.abs(shift)) + np.abs(a) * (count + 8) * TINY / roundoff
     return Normed(
         (sp.diags(a) @ weight).tocsr(),
         a * bias + shift,
-        roundings,
-        quiet + back @ level + np.abs(a * bias) * roundings,
-        (back @ left).tocsr(),
+        shift,
+        (sp.diags(np.abs(a)) @ inexact(weight)).tocsr(),
+        NORM_ROUNDINGS + MORE_ROUNDINGS + float(spread.max()) / roundoff,
+        constants,
+        means,
     )

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from landform.certify.means import Means
 from landform.errors import InputError
 from landform.imprint.lower.chain import Chain
 from landform.subspace import Subspace
@@ -44,7 +45,8 @@ class Step:
         cap: Where the activation stops growing; pre-activations must stay below.
         smooth: How far the activation is from one of that slope, at most; 0 for piecewise-linear ones.
         far: Roundings of a smooth activation of large numbers, most of which it returns as they are.
-        reach: Bounds of the inputs where ``inexact`` reads inputs that ``weight`` does not (means over channels).
+        shift: The part of b that a norm over groups adds after the products were summed, ``[units]``.
+        means: What such a norm subtracts.
     """
 
     weight: sp.csr_matrix
@@ -58,7 +60,8 @@ class Step:
     cap: float = math.inf
     smooth: float = 0.0
     far: float = 0.0
-    reach: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    means: Means | None = None
 
     @classmethod
     def stored(
@@ -74,23 +77,13 @@ class Step:
         cap: float = math.inf,
         smooth: float = 0.0,
         far: float = 0.0,
-        mean: sp.csr_matrix | None = None,
-        reach: np.ndarray | None = None,
         counted: bool = False,
     ) -> "Step":
-        """Return the step of a map as stored.
-
-        ``mean`` is what a mean over channels adds to ``inexact``; ``counted``: ``roundings`` count the products too.
-        """
-        inexact = abs(weight).tocsr()
-        if counted:
-            inexact.data = np.zeros_like(inexact.data)
-        inexact.data = np.where(np.frexp(inexact.data)[0] == 0.5, 0.0, inexact.data)
-        inexact.eliminate_zeros()
-        inexact = inexact if mean is None else (inexact + mean).tocsr()
+        """Return the step of a map as stored; ``counted``: ``roundings`` count the products too."""
+        rounded = sp.csr_matrix(weight.shape) if counted else inexact(weight)
         none = np.zeros(len(bias)) if offset is None else offset
         stays = np.zeros(0, dtype=int) if kept is None else kept
-        return cls(weight, bias, slope, stage, inexact, roundings, none, stays, cap, smooth, far, reach)
+        return cls(weight, bias, slope, stage, rounded, roundings, none, stays, cap, smooth, far)
 
     def rows(self, units: np.ndarray) -> "Step":
         """Return the step restricted to some of its own units."""
@@ -101,6 +94,8 @@ class Step:
             inexact=self.inexact[units],
             offset=self.offset[units],
             kept=np.zeros(0, dtype=int),
+            shift=None if self.shift is None else self.shift[units],
+            means=None if self.means is None else self.means.rows(units),
         )
 
     def bent(self, value: np.ndarray, roundoff: float) -> np.ndarray:
@@ -113,18 +108,22 @@ class Step:
     def columns(self, units: np.ndarray) -> "Step":
         """Return the step restricted to some inputs; what a mean takes from the others is counted by their bounds."""
         weight, inexact = (matrix[:, units].tocsr() for matrix in (self.weight, self.inexact))
-        if self.reach is None:
-            return replace(self, weight=weight, inexact=inexact)
-        others = self.reach.copy()
-        others[units] = 0.0
-        offset = self.offset + self.inexact @ others
-        return replace(self, weight=weight, inexact=inexact, offset=offset, reach=self.reach[units])
+        means = None if self.means is None else self.means.columns(units)
+        return replace(self, weight=weight, inexact=inexact, means=means)
 
     def rescaled(self, left: np.ndarray, right: np.ndarray) -> "Step":
         """Return diag(left)·W·diag(right); which products round stays as stored."""
         weight, inexact = (sp.diags(left) @ m @ sp.diags(right) for m in (self.weight, self.inexact))
-        reach = None if self.reach is None else self.reach / right
-        return replace(self, weight=weight.tocsr(), inexact=inexact.tocsr(), reach=reach)
+        means = None if self.means is None else self.means.rescaled(left, right)
+        return replace(self, weight=weight.tocsr(), inexact=inexact.tocsr(), means=means)
+
+
+def inexact(weight: sp.csr_matrix) -> sp.csr_matrix:
+    """Return |W| without the entries that are powers of two: products that round."""
+    out = abs(weight).tocsr()
+    out.data = np.where(np.frexp(out.data)[0] == 0.5, 0.0, out.data)
+    out.eliminate_zeros()
+    return out
 
 
 @dataclass(frozen=True)

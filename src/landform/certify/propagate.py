@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from landform.certify.field import Field, dilate, local_changes
+from landform.certify.means import Means
 from landform.certify.network import NEAR, Step
 from landform.mesh import Mesh
 
@@ -21,6 +22,7 @@ SLACK = 1.01  # second-order terms: k·u < 0.001 for every k that occurs
 BLOCK = 1 << 23  # entries of a dense block: 64 MB
 MAX_ENTRIES = 1 << 29  # entries of a layer's values: 4 GB, and as much for the errors
 FEW = 16  # rows with at most this many terms may take the sparse way
+FEW_UNITS = 64  # means that at most so many units subtract are followed as errors in common
 TILE = 4  # nodes along an axis of a screening tile
 
 
@@ -64,7 +66,7 @@ def injected(step: Step, left: np.ndarray, right: np.ndarray) -> Step:
 def propagate(field: Field, step: Step, roundoff: float) -> Field:
     """Push a field through one map and its activation; what the step keeps comes behind its units."""
     out = _mapped(field, step, roundoff)
-    return out.beside(field, step.kept) if len(step.kept) else out
+    return (out.beside(field, step.kept) if len(step.kept) else out).pruned()
 
 
 def _mapped(field: Field, step: Step, roundoff: float) -> Field:
@@ -81,6 +83,7 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
         & (step.cap == np.inf)
         & (step.smooth == 0.0)
         & (not field.local.nnz)
+        & ~field.reads_common(step.weight)
     )
     sparse_rows = np.zeros(0, dtype=int)
     sparse: tuple[sp.csr_matrix, sp.csr_matrix] | None = None
@@ -96,18 +99,24 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
         )
     value, error = np.empty((len(dense_rows), nodes)), np.empty((len(dense_rows), nodes))
     size, local = max(1, BLOCK // nodes), [sp.csr_matrix((0, nodes))]
+    field, apart = _with_means(field, step, roundoff)
+    linear = np.zeros(units, dtype=bool)  # units that the activation leaves as they are
     for start in range(0, len(dense_rows), size):
         rows = dense_rows[start : start + size]
-        pre, bound = affine(field, step, rows, roundoff)
+        pre, bound, spread = _affine(field, step, rows, roundoff, apart)
         lifted = _lifted(field, step, rows) if step.slope == 0.0 else None
         radius = field.sign_radius(step.weight[rows])
         top = np.abs(pre) if step.slope == 1.0 else pre  # the identity has two ends
+        if field.common is not None:
+            linear[rows] = (step.slope == 1.0) | ((pre - bound - spread - radius).min(axis=1) > 0)
+        alone, bound = bound, bound + spread
         if step.cap < np.inf and not (top + bound + radius).max(initial=0.0) <= step.cap:
             raise ProofError(f"some unit exceeds {step.cap:g}, where its activation stops growing")
         near = (abs(step.weight[rows]) @ field.local).toarray() if field.local.nnz else np.zeros_like(pre)
         value[start : start + size], error[start : start + size], near = _activate(
             mesh, pre, bound, near, kink[rows], lifted, step.slope, roundoff
         )
+        error[start : start + size][linear[rows]] = alone[linear[rows]]
         if step.smooth:
             error[start : start + size] += SLACK * step.bent(value[start : start + size], roundoff)
         local.append(sp.csr_matrix(near))
@@ -116,12 +125,101 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
     positive = np.full(units, step.slope == 0.0 and not step.smooth)
     order = np.argsort(np.concatenate([dense_rows, sparse_rows]))
     radii = sp.vstack([*local, sp.csr_matrix((len(sparse_rows), nodes))]).tocsr()[order]
-    return Field(mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink, radii, positive)
+    common = None if field.common is None else (sp.diags(linear.astype(float)) @ _common(field, step, apart)).tocsr()
+    shared = (field.noise, common)
+    return Field(
+        mesh, dense_rows, value, error, sparse_rows, sparse_value, sparse_error, kink, radii, positive, *shared
+    )
 
 
 def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
     """Return nodal pre-activations of some rows and the bound of their errors, ``[rows, nodes]`` each."""
-    weight, bias = step.weight[rows], step.bias[rows]
+    pre, bound, spread = _affine(field, step, rows, roundoff)
+    return pre, bound + spread
+
+
+def _affine(
+    field: Field, step: Step, rows: np.ndarray, roundoff: float, apart: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | float]:
+    """Return nodal pre-activations, the bound of their own errors, and of what they have in common.
+
+    Args:
+        field: The inputs.
+        step: The step.
+        rows: Which of its units.
+        roundoff: Unit roundoff of the network's dtype.
+        apart: Whether the means that the step subtracts are the last of the field's errors in common.
+    """
+    part = step if len(rows) == step.weight.shape[0] else step.rows(rows)
+    if part.means is None:
+        pre, own, carried = _sums(field, part, part.bias, roundoff)
+        return pre, own + carried, SLACK * field.spread(part.weight)
+    assert part.shift is not None
+    summed = replace(part, roundings=0.0, offset=np.zeros(len(rows)), means=None)
+    pre, own, carried = _sums(field, summed, part.bias - part.shift, roundoff)
+    spread = SLACK * field.spread(part.weight)
+    bound = normed(part, pre, own + carried, spread + field.sign_radius(part.weight), roundoff)
+    if apart:
+        return pre + part.shift[:, None], bound, SLACK * (abs(_common(field, step, True)[rows]) @ field.noise)
+    return pre + part.shift[:, None], bound + _means(field, part.means, roundoff), spread
+
+
+def _common(field: Field, step: Step, apart: bool) -> sp.csr_matrix:
+    """Return by what units have errors in common: as they read them, and what they subtract themselves."""
+    read = (step.weight @ field.common).tocsr()
+    if not apart:
+        return read
+    assert step.means is not None
+    back = step.means.back
+    others = sp.csr_matrix((read.shape[0], len(field.noise) - back.shape[1]))
+    return (read - sp.hstack([others, back])).tocsr()
+
+
+def _with_means(field: Field, step: Step, roundoff: float) -> tuple[Field, bool]:
+    """Count the means that a step subtracts among the errors in common, if its units are few."""
+    if step.means is None or step.weight.shape[0] > FEW_UNITS:
+        return field, False
+    totals = _totals(field, step.means, roundoff)
+    noise = totals if field.common is None else np.concatenate([field.noise, totals])
+    before = sp.csr_matrix((field.units, 0)) if field.common is None else field.common
+    common = sp.csr_matrix((before.data, before.indices, before.indptr), shape=(field.units, len(noise)))
+    return replace(field, noise=noise, common=common), True
+
+
+def normed(step: Step, pre: np.ndarray, bound: np.ndarray, radius: np.ndarray | float, roundoff: float) -> np.ndarray:
+    """Return the error of a·x + β from that of a·x, but for the mean's; a norm over groups rounds x, not its terms."""
+    assert step.shift is not None
+    shift = step.shift[:, None]
+    size = np.abs(pre) + bound + radius
+    own = step.roundings * size + step.offset[:, None] + np.abs(pre + shift) + bound + radius
+    verifier = 4 * U64 * (size + np.abs(shift))
+    out: np.ndarray = bound + SLACK * (roundoff * own + verifier)
+    return out
+
+
+def _means(field: Field, means: Means, roundoff: float) -> np.ndarray:
+    """Bound what norms over groups subtract, ``[units, nodes]``, or from any unit, ``[1, nodes]``."""
+    return means.subtracted(_totals(field, means, roundoff))
+
+
+def _totals(field: Field, means: Means, roundoff: float) -> np.ndarray:
+    """Bound the sums that means are taken of, as they come out, ``[groups, nodes]``."""
+    out, size = np.zeros((len(means.level), field.mesh.n_nodes)), max(1, BLOCK // field.mesh.n_nodes)
+    owner = np.cumsum(np.diff(means.member.indptr)) // size  # groups whose channels fit one block
+    for block in np.unique(owner):
+        groups = np.flatnonzero(owner == block)
+        part = means.groups(groups)
+        step = Step(part.weight, part.bias, 1.0, 0, part.inexact, 0.0, np.zeros(len(part.bias)))
+        pre, own, carried = _sums(field, step, part.bias, roundoff)
+        left = field.times(part.left, "magnitude") + field.whole(part.left) + field.sign_radius(part.left)
+        fuzz = carried + field.spread(part.weight) + field.sign_radius(part.weight)
+        out[groups] = part.totals(np.abs(pre), own, fuzz, left, roundoff)
+    return out
+
+
+def _sums(field: Field, step: Step, bias: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return nodal values of Wx + b, the error of these sums themselves, and what their inputs' errors add."""
+    weight = step.weight
     positive, negative = weight.maximum(0).tocsr(), (-weight).maximum(0).tocsr()
     if field.value.size and field.value.min() < 0:  # values of either sign: bound partial sums by magnitudes
         pre = field.times(weight, "value") + bias[:, None]
@@ -130,19 +228,18 @@ def affine(field: Field, step: Step, rows: np.ndarray, roundoff: float) -> tuple
         up = field.times(positive, "value") + np.maximum(bias, 0)[:, None]
         down = field.times(negative, "value") + np.maximum(-bias, 0)[:, None]
         pre, partial = up - down, np.maximum(up, down)
-    carried = field.times(abs(weight), "error")
+    carried, whole = SLACK * field.times(abs(weight), "error"), field.whole(weight)
     terms = (np.diff(weight.indptr) + (bias != 0))[:, None].astype(float)
     if terms.max(initial=0) > FEW:
         terms = np.minimum(terms, field.active_terms(weight) + (bias != 0)[:, None])
-    inexact = step.inexact[rows]
-    products = field.times(inexact, "magnitude") if inexact.nnz else 0.0
+    products = field.times(step.inexact, "magnitude") if step.inexact.nnz else 0.0
     radius = field.sign_radius(weight)
-    partial = partial + radius
-    extra = step.offset[rows][:, None]
+    partial = partial + radius + whole
+    extra = step.offset[:, None]
     if step.roundings:
         extra = extra + step.roundings * (field.times(abs(weight), "magnitude") + radius)
-    bound = rounding(pre, partial, carried, products + extra, terms, roundoff)
-    return pre, bound
+    own = rounding(pre, partial, np.zeros_like(pre), products + extra, terms, roundoff)
+    return pre, own, carried
 
 
 def rounding(
@@ -176,15 +273,16 @@ def rounding(
 def _lifted(field: Field, step: Step, rows: np.ndarray) -> np.ndarray | None:
     """Return where some positive term may be non-zero, ``[rows, nodes]``; None where inputs may be negative.
 
-    Inputs are ≥ 0 as computed, so without a positive term the computed pre-activation is ≤ 0, whatever the rounding.
+    Inputs are ≥ 0 as computed, so without a positive term the computed pre-activation is ≤ 0, whatever the rounding;
+    unless it is that of a constant or of a mean.
     """
-    if not field.reads_positive(step.weight[rows]):
+    if step.means is not None or not field.reads_positive(step.weight[rows]):
         return None
     positive, bias = step.weight[rows].maximum(0).tocsr(), step.bias[rows]
     if (bias > 0).all():
         return None
-    reach = field.times(positive, "value") + field.times(positive, "error") + field.sign_radius(positive)
-    lifted: np.ndarray = reach + np.maximum(bias, 0)[:, None] > 0
+    reach = field.times(positive, "value") + field.whole(positive) + field.sign_radius(positive)
+    lifted: np.ndarray = reach + np.maximum(bias, 0)[:, None] + step.offset[rows][:, None] > 0
     return lifted
 
 

@@ -196,8 +196,14 @@ def _more(total: float, part: float) -> float:
 
 def reading(step: Step, rows: np.ndarray, base: sp.csr_matrix, bias: float) -> Step:
     """Return the step that reads the register which these rows share, with the largest of their biases."""
-    inexact = step.inexact[rows].max(axis=0).tocsr()  # the same for all but for means over the channels of a group
-    return Step(base, np.array([bias]), 1.0, step.stage, inexact, step.roundings, np.array([step.offset[rows].max()]))
+    inexact = step.inexact[rows].max(axis=0).tocsr()  # the same for all
+    offset = np.array([step.offset[rows].max()])
+    read = Step(base, np.array([bias]), 1.0, step.stage, inexact, step.roundings, offset)
+    if step.shift is None or step.means is None:
+        return read
+    shift = np.abs(step.shift[rows]).max(keepdims=True)
+    summed = np.abs(step.bias[rows] - step.shift[rows]).max(keepdims=True)
+    return replace(read, bias=summed + shift, shift=shift, means=step.means.rows(rows).largest())
 
 
 def _bent(

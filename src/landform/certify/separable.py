@@ -5,7 +5,7 @@ coordinates may only carry (their pre-activation is ≥ 0 on the box) or be the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -94,7 +94,7 @@ def prove_sum(
         chosen = units_feeding(after, head, row)
         base, sign = shared_register(after[0], chosen[0])
         bias = np.abs(after[0].bias[chosen[0]]).max(initial=0.0)
-        read = reading(after[0], chosen[0], base, 0.0)
+        read = replace(reading(after[0], chosen[0], base, 0.0), bias=np.zeros(1))  # counted as ``extra_bias``
         parts, error = _affine(field, read, network.unit_roundoff, extra_bias=bias)
         register = parts[0]
         wanted = [f.numpy() - float(f.mean()) for f in pattern.axes]
@@ -166,7 +166,16 @@ def _bound(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.
     terms = np.diff(weight.indptr) + (np.abs(step.bias) + extra_bias > 0)
     own = np.where(terms >= 2, partial, 0.0)
     products = step.inexact @ field.size() + step.roundings * (weight @ field.size()) + step.offset
-    return rounding(own, partial, weight @ field.error, products, terms, roundoff)
+    error: np.ndarray = rounding(own, partial, weight @ field.error, products, terms, roundoff)
+    if step.means is None:
+        return error
+    means, inner = step.means, abs(step.means.weight)
+    size = inner @ field.size() + np.abs(means.bias)
+    rounded = (np.diff(inner.indptr) + 3) * roundoff * size
+    left = means.left @ (field.size() + field.error)
+    subtracted: np.ndarray = means.subtracted(means.totals(size, rounded, inner @ field.error, left, roundoff))
+    total: np.ndarray = error + subtracted
+    return total
 
 
 def _propagate(field: AxisField, step: Step, roundoff: float) -> AxisField:

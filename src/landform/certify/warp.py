@@ -131,19 +131,20 @@ def warped(field: Field, roundoff: float) -> tuple[Field, Warp] | None:
     mesh, z = field.mesh, field.mesh.z
     index = mesh.indices().numpy().T.astype(float)
     local = field.local.toarray()
-    pivots, lines, exact, rounded = [], [], np.zeros(z), np.zeros(z)
+    pivots, exact, rounded = [], np.zeros(z), np.zeros(z)
     for k in range(z):
         found = [_pivot(field, local, row, index[k], mesh.cells[k]) for row in range(field.units)]
-        best = min((f for f in found if f is not None), key=lambda f: f[2] + f[3], default=None)
+        found += [_pair(field, local, *rows, index[k], mesh.cells[k]) for rows in _twins(field)]
+        best = min((f for f in found if f is not None), key=lambda f: f.exact + f.rounded, default=None)
         if best is None:
             return None
-        pivots.append(found.index(best))
-        lines.append(best[:2])
-        exact[k], rounded[k] = best[2:]
+        pivots.append(best)
+        exact[k], rounded[k] = best.exact, best.rounded
     if (exact + rounded < WORTH * roundoff * np.array(mesh.cells)).all() or not (exact + rounded).max() < 0.5:
         return None
     # a ReLU's output is never below 0: then neither is g, unless the register of h = 0 is above it
-    low = np.array([0 if field.positive[p] and a <= 0 else 1 for p, (a, _) in zip(pivots, lines, strict=True)])
+    sure = field.positive & ~field.reads_common(sp.identity(field.units, format="csr"))
+    low = np.array([0 if sure[list(p.lines)].all() and p.lowest <= 0 else 1 for p in pivots])
     larger = Mesh(tuple(n + 1 + int(more) for n, more in zip(mesh.cells, low, strict=True)))
     place = larger.indices().numpy() - low
     clipped = np.clip(place, 0, np.array(mesh.cells))
@@ -154,13 +155,20 @@ def warped(field: Field, roundoff: float) -> tuple[Field, Warp] | None:
     moved = steep @ (exact + rounded) * (1 + 1e-12)  # a P1 function at g and at h
     worst = field.error.max(axis=1, initial=0.0) + local.max(axis=1, initial=0.0) + field.kink + moved
     error = np.repeat(worst[:, None], larger.n_nodes, axis=1)
-    for k, (row, (a, b)) in enumerate(zip(pivots, lines, strict=True)):
-        value[row] = a + b * place[:, k]
-        error[row] = 4 * U64 * (abs(a) + abs(b) * np.abs(place[:, k]))
+    noise = np.repeat(field.noise.max(axis=1, initial=0.0)[:, None], larger.n_nodes, axis=1)
+    for k, pivot in enumerate(pivots):
+        for row, (a, b) in pivot.lines.items():
+            value[row] = a + b * place[:, k]
+            error[row] = 4 * U64 * (abs(a) + abs(b) * np.abs(place[:, k]))
+        if pivot.symbol is not None:
+            noise[pivot.symbol] += pivot.more
     kink, none = np.zeros(field.units), sp.csr_matrix((field.units, larger.n_nodes))
     empty = sp.csr_matrix((0, larger.n_nodes))
     rows = np.zeros(0, dtype=int)
-    return Field(larger, field.dense_rows, value, error, rows, empty, empty, kink, none, field.positive), warp
+    moved_field = Field(
+        larger, field.dense_rows, value, error, rows, empty, empty, kink, none, field.positive, noise, field.common
+    )
+    return moved_field, warp
 
 
 def _line(row: np.ndarray, index: np.ndarray, cells: int) -> tuple[float, float, float]:
@@ -170,16 +178,82 @@ def _line(row: np.ndarray, index: np.ndarray, cells: int) -> tuple[float, float,
     return a, b, float(np.abs(row - (a + b * index)).max())
 
 
-def _pivot(
-    field: Field, local: np.ndarray, row: int, index: np.ndarray, cells: int
-) -> tuple[float, float, float, float] | None:
-    """Return a, b and the two parts of |x − (a + b·n·h)|/b, in cells; None where the unit does not grow with h."""
+@dataclass(frozen=True)
+class _Pivot:
+    """Units that define g along an axis.
+
+    Args:
+        lines: a and b of each: it is a + b·n·g from now on.
+        exact: How far g is from h in exact arithmetic, in cells.
+        rounded: How much farther it may be through rounding.
+        symbol: The error that two units have in common, None for one unit.
+        more: By how much it is larger, seen from g.
+    """
+
+    lines: dict[int, tuple[float, float]]
+    exact: float
+    rounded: float
+    symbol: int | None = None
+    more: float = 0.0
+
+    @property
+    def lowest(self) -> float:
+        """The least a."""
+        return min(a for a, _ in self.lines.values())
+
+
+def _pivot(field: Field, local: np.ndarray, row: int, index: np.ndarray, cells: int) -> _Pivot | None:
+    """Return a unit as a pivot; None where it does not grow with h, or shares an error."""
     a, b, fit = _line(field.value[row], index, cells)
-    if not b > 0 or not fit < 0.1 * b:
+    if not b > 0 or not fit < 0.1 * b or field.reads_common(_one(row, field.units))[0]:
         return None
     own = fit + 8 * U64 * (abs(a) + b * cells)  # fit, a and b are numbers of this verifier
     exact = (own + float(local[row].max(initial=0.0)) + float(field.kink[row])) / b
-    return a, b, exact * (1 + 1e-12), float(field.error[row].max(initial=0.0)) / b * (1 + 1e-12)
+    rounded = float(field.error[row].max(initial=0.0)) / b
+    return _Pivot({row: (a, b)}, exact * (1 + 1e-12), rounded * (1 + 1e-12))
+
+
+def _twins(field: Field) -> list[tuple[int, int, int]]:
+    """Return pairs of units and the error that they, and no others, have in common to the same degree."""
+    if field.common is None:
+        return []
+    columns = field.common.tocsc()
+    columns.eliminate_zeros()
+    out = []
+    for symbol in range(columns.shape[1]):
+        part = slice(columns.indptr[symbol], columns.indptr[symbol + 1])
+        units, factors = columns.indices[part], columns.data[part]
+        alone = len(units) == 2 and factors[0] == factors[1] and (np.diff(field.common.indptr)[units] == 1).all()
+        if alone:
+            out.append((int(units[0]), int(units[1]), symbol))
+    return out
+
+
+def _pair(
+    field: Field, local: np.ndarray, first: int, second: int, symbol: int, index: np.ndarray, cells: int
+) -> _Pivot | None:
+    """Return two units x = a + b·n·h + cξ and x' = a' − b·n·h + cξ as a pivot: their difference defines g.
+
+    Half the sum of their own errors then counts as part of ξ.
+    """
+    (a, b, fit), (other, down, slack) = (_line(field.value[row], index, cells) for row in (first, second))
+    if b < 0:
+        first, second, a, b, other, down = second, first, other, down, a, b
+    if not b > 0 or not max(fit, slack, abs(b + down) * cells) < 0.1 * b:
+        return None
+    both = [first, second]
+    own = fit + slack + abs(b + down) * cells + 8 * U64 * (abs(a) + abs(other) + 2 * b * cells)
+    exact = (own + float(local[both].max(axis=1, initial=0.0).sum()) + float(field.kink[both].sum())) / 2
+    rounded = float(field.error[both].max(axis=1, initial=0.0).sum()) / 2
+    assert field.common is not None
+    factor = abs(float(field.common[first, symbol]))
+    lines = {first: (a, b), second: (other, -b)}
+    large = 1 + 1e-12
+    return _Pivot(lines, exact / b * large, rounded / b * large, symbol, (exact + rounded) / factor * large)
+
+
+def _one(row: int, units: int) -> sp.csr_matrix:
+    return sp.csr_matrix((np.ones(1), ([0], [row])), shape=(1, units))
 
 
 def _extended(value: np.ndarray, mesh: Mesh, low: np.ndarray) -> np.ndarray:

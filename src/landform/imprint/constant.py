@@ -197,6 +197,7 @@ def _compile(
         *,
         widths: Sequence[Room] | None = widths,
         check: Callable[[Program], None] | None = check,
+        averages: bool = False,
     ) -> Program:
         return compile_pattern(
             what,
@@ -210,7 +211,20 @@ def _compile(
             tolerance=options.tolerance,
             target_error=3 * (options.epsilon or DEFAULT_EPSILON),  # rounding may cost some of what ψ does
             check=check,
+            clear=averages,
+            late=averages,
         )
+
+    def around_means(what: Pattern | SumPattern, bend: Callable[[int], Sequence[Spline]] | None) -> Program | None:
+        """Compile for norms that average, if the widths allow it and ψ is as exact as it would be."""
+        if chain is None or not chain.averages:
+            return None
+        try:
+            program = compiled(what, bend, averages=True)
+        except CapacityError:
+            return None
+        wanted = (options.epsilon or DEFAULT_EPSILON) * (bounds[1] - bounds[0])
+        return program if bend is None or all(spline.gap <= wanted for spline in splines) else None
 
     def fits(rooms: Sequence[Room], test: Callable[[Program], None] | None) -> bool:
         """Say whether the pattern and a response curve as exact as asked for fit into other rooms."""
@@ -232,7 +246,8 @@ def _compile(
 
     if not options.direct:
         try:
-            return compiled(pattern, curves), splines, False
+            program = around_means(pattern, curves) or compiled(pattern, curves)
+            return program, splines, False
         except CapacityError as error:
             if options.direct is False or options.epsilon is not None or isinstance(pattern, SumPattern):
                 raise explained(error) from None

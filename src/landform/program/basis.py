@@ -7,7 +7,7 @@ units, and the error is known exactly because the difference of two P1 functions
 at nodes of the finer mesh.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from landform.mesh import Mesh
+
+MOST_SPARED = 0.95  # share of the nodes that have hats beyond which those without are not worth sparing
+BAND = 4  # hats that follow each other lie in blocks about this wide
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class Basis:
         offset: A constant per channel that keeps every partial sum ≥ 0, shape ``[channels]``: registers that are
             carried through ReLU layers must not be negative.
         error: max over the box of |kept sum − pattern|, exact.
+        base: A constant under the hats, shape ``[channels]``; their coefficients are what lies above or below it.
         clear: Whether hats shall be clearly off beyond their neighbours, for smooth activations.
+        corner: Whether the hat whose hinge would be affine on the box has one all the same, not two large ones.
     """
 
     mesh: Mesh
@@ -38,7 +43,9 @@ class Basis:
     coefficient: np.ndarray
     offset: np.ndarray
     error: float
+    base: np.ndarray | float = 0.0
     clear: bool = False
+    corner: bool = False
 
     @property
     def size(self) -> int:
@@ -49,6 +56,44 @@ class Basis:
     def channels(self) -> int:
         """Number of channels."""
         return int(self.coefficient.shape[1])
+
+    @property
+    def top(self) -> np.ndarray | float:
+        """What no sum of some of the hats and the offset exceeds, per channel; infinite for hats of several sizes."""
+        if (self.step != 1).any():
+            return np.inf
+        top: np.ndarray = self.offset + np.maximum(self.coefficient.max(axis=0), 0.0)
+        return top
+
+    def centred(self) -> "Basis":
+        """Return the same pattern over a constant in the middle of its values, where few hats are spared.
+
+        What hats err by counts in proportion to their coefficients, which are then half as large.
+        """
+        if (self.step != 1).any() or self.size < MOST_SPARED * self.mesh.n_nodes:
+            return self
+        values = np.zeros((self.mesh.n_nodes, self.channels))
+        values[np.ravel_multi_index(tuple(self.index.T), self.mesh.shape)] = self.coefficient
+        middle = (values.max(axis=0) + values.min(axis=0)) / 2
+        kept = (values != middle).any(axis=1)
+        kept[0] |= not kept.any()
+        index, rest = self.mesh.indices().numpy()[kept], values[kept] - middle
+        return replace(
+            self, index=index, step=np.ones(len(index), dtype=int), coefficient=rest, offset=middle, base=middle
+        )
+
+    def compact(self) -> "Basis":
+        """Return the same hats in an order in which those that follow each other are neighbours, as far as z = 2.
+
+        Rows of `BAND` hats are gone through like a snake, and so are the bands.
+        """
+        if self.mesh.z != 2 or (self.step != 1).any():  # partial sums over levels must keep their order
+            return self
+        i, j = self.index.T
+        band, row = np.divmod(i, BAND)
+        along = np.where(band % 2, -j, j)
+        order = np.lexsort((np.where(j % 2, -row, row), along, band))
+        return replace(self, index=self.index[order], step=self.step[order], coefficient=self.coefficient[order])
 
 
 def nodal_basis(mesh: Mesh, values: Float64[Tensor, "..."]) -> Basis:

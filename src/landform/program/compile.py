@@ -67,6 +67,7 @@ def compile_pattern(
     target_error: float = 1e-4,
     check: Callable[[Program], None] | None = None,
     clear: bool = False,
+    late: bool = False,
 ) -> Program:
     """Compile a pattern into a program for hidden layers of given widths.
 
@@ -87,6 +88,8 @@ def compile_pattern(
         check: Raises `CapacityError` if an architecture cannot place a program, for reasons other than its units.
         clear: Write hats that are clearly off beyond their neighbours, for smooth activations behind norms; False for
             ReLUs, which round less without (see `landform.program.hats`).
+        late: Compute in the last layers that have room, not in the first: for norms that average over positions, of
+            which the last layers have fewest.
 
     Returns:
         The program; ``notes`` say what was chosen and why.
@@ -112,7 +115,9 @@ def compile_pattern(
             f"{len(every)} hidden layers are too few: {'axis-aligned injection, ' if axis_aligned else ''}pattern and"
             " response need one each at least; use a deeper network, axis_aligned=False, or the direct form"
         )
-    candidates, reasons = _candidates(pattern, inner[:limit], per_hinge, form, schedule, dtype, tolerance, check, clear)
+    candidates, reasons = _candidates(
+        pattern, inner[:limit], per_hinge, form, schedule, dtype, tolerance, check, clear, late
+    )
     if not candidates:
         raise CapacityError("the network does not hold this pattern: " + "; ".join(reasons))
     left = list(candidates)
@@ -162,31 +167,33 @@ def _candidates(
     tolerance: float,
     check: Callable[[Program], None] | None,
     clear: bool,
+    late: bool,
 ) -> tuple[list[Candidate], list[str]]:
     """Try every form and schedule asked for; return those that fit and why the others do not."""
     tries: dict[tuple[str, str], Callable[[], tuple[Open, int, float]]] = {}
 
-    def late(make: Callable[[Sequence[Width]], Open]) -> Open:
-        return delayed(make, widths, pattern.z, None if check is None else lambda state: check(closed(state)))
+    def begun(make: Callable[[Sequence[Width]], Open]) -> Open:
+        place = None if check is None else lambda state: check(closed(state))
+        return delayed(make, widths, pattern.z, place, late=late)
 
     if isinstance(pattern, SumPattern) or pattern.z == 1:
         axes = _axes(pattern)
         hinges = sum(len(f) - 2 for f in axes)
-        tries["hinges", "carry"] = lambda: (late(lambda w: sums_by_carrying(axes, w, per_hinge)), hinges, 0.0)
+        tries["hinges", "carry"] = lambda: (begun(lambda w: sums_by_carrying(axes, w, per_hinge)), hinges, 0.0)
     if isinstance(pattern, Pattern):
         mesh = pattern.mesh
         basis = (
             compressed_basis(mesh, pattern.values, tolerance) if tolerance > 0 else nodal_basis(mesh, pattern.values)
         )
-        basis = replace(basis, clear=clear)
+        basis = replace(basis.centred().compact() if late else basis, clear=clear, corner=late)
         carried = lambda w: hats_by_carrying(basis, w, per_hinge)  # noqa: E731
         again = lambda w: hats_by_recomputing(basis, w, per_hinge)  # noqa: E731
-        tries["hats", "carry"] = lambda: (late(carried), basis.size, basis.error)
-        tries["hats", "recompute"] = lambda: (late(again), basis.size, basis.error)
+        tries["hats", "carry"] = lambda: (begun(carried), basis.size, basis.error)
+        tries["hats", "recompute"] = lambda: (begun(again), basis.size, basis.error)
         if pattern.z == 2 and min(mesh.cells) > 1:
             rows = _for_strips(pattern.values.reshape(*mesh.shape, -1).numpy(), mesh.cells, dtype)
             count = (mesh.cells[1] - 1) * rows.shape[2]
-            tries["strips", "carry"] = lambda: (late(lambda w: strips_by_carrying(rows, w, per_hinge)), count, 0.0)
+            tries["strips", "carry"] = lambda: (begun(lambda w: strips_by_carrying(rows, w, per_hinge)), count, 0.0)
     wanted = {key: make for key, make in tries.items() if form in ("auto", key[0]) and schedule in ("auto", key[1])}
     if not wanted:
         offered = ", ".join(sorted({f"{f} ({s})" for f, s in tries}))

@@ -77,8 +77,8 @@ class Block:
 class HatFamily:
     """Writes hats of a mesh with ``cells`` cells an axis, z = 1 … 4, in the registers that the module names."""
 
-    def __init__(self, cells: tuple[int, ...], *, clear: bool = False) -> None:
-        self.cells, self.clear = cells, clear
+    def __init__(self, cells: tuple[int, ...], *, clear: bool = False, corner: bool = False) -> None:
+        self.cells, self.clear, self.corner = cells, clear, corner
         self.z = len(cells)
 
     @property
@@ -162,7 +162,8 @@ class HatFamily:
         """Return hats as 1 less three hinges: relu(−x_1) in group ``"r0"``, relu(x_2), relu(x_1 − x_2)."""
         i, j = index.T
         n, m = self.cells
-        corner = i - j <= -m  # x_1 − x_2 is affine on the box: read from two hinges that are there anyway
+        # x_1 − x_2 is affine on the box: read from two hinges that are there anyway, or from one that is small there
+        corner = (i - j <= -m) & (not self.corner)
         sign = np.where(corner, -1.0, 1.0)
         first = Expression(len(i), [("r0", np.where(corner, n, np.where(i > 0, i, ABSENT)), sign)])
         second = Expression(len(i), [("x1", np.where(corner, 0, np.where(j < m, j, ABSENT)), sign)])

@@ -26,12 +26,16 @@ class Layer:
         carried: Which pre-activations are ≥ 0 on the whole box, shape ``[units]``. Such a unit only carries a register
             through the layer, so any activation that is the identity on [0, ∞) serves, and one unit is enough.
         role: What the layer does, for people: ``"inject"``, ``"hinges"``, ``"hats"``, ``"spline"``, …
+        group: Number of the group that a unit belongs to, ascending, shape ``[units]``; None where it has none.
+        top: Bounds of the units over the box, where more is known than what intervals say, shape ``[units]``.
     """
 
     weight: sp.csr_matrix
     bias: np.ndarray
     carried: np.ndarray
     role: str = ""
+    group: np.ndarray | None = None
+    top: np.ndarray | None = None
 
     @property
     def units(self) -> int:
@@ -130,6 +134,7 @@ class Units:
             nothing. A two-dimensional coefficient with ``index=None``, dense or sparse, adds a block over the group.
         bias: Constant of each row.
         carried: Whether the pre-activations are ≥ 0 on the whole box.
+        top: A bound of the units over the box, where one is known.
     """
 
     name: str
@@ -137,6 +142,7 @@ class Units:
     terms: Sequence[tuple[str, np.ndarray | None, np.ndarray | float | sp.csr_matrix]]
     bias: np.ndarray | float = 0.0
     carried: bool = False
+    top: np.ndarray | float = np.inf
 
 
 class Stack:
@@ -159,7 +165,9 @@ class Stack:
         """Append a layer made of these groups."""
         weight, bias = self._assemble(units)
         carried = np.concatenate([np.full(u.size, u.carried) for u in units])
-        self.layers.append(Layer(weight, bias, carried, role))
+        sizes = [u.size for u in units]
+        top = np.concatenate([np.full(u.size, u.top) for u in units])
+        self.layers.append(Layer(weight, bias, carried, role, np.repeat(np.arange(len(sizes)), sizes), top))
         start, groups = 0, {}
         for unit in units:
             groups[unit.name] = (start, unit.size)

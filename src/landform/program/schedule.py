@@ -54,10 +54,10 @@ def closed(state: Open) -> Program:
     return state.stack.finish(state.terms, bias=state.bias, form="", schedule="", basis=0)
 
 
-def _accumulator(state: Open, channels: int) -> Units:
-    """Return the group that sums what has been read so far into one carried register a channel."""
+def _accumulator(state: Open, channels: int, top: np.ndarray | float) -> Units:
+    """Return the group that sums what has been read so far into one carried register a channel, at most ``top``."""
     terms: list[tuple[str, np.ndarray | None, np.ndarray | float]] = [(g, None, block) for g, block in state.terms]
-    return Units("sum", channels, terms, state.bias, carried=True)
+    return Units("sum", channels, terms, state.bias, carried=True, top=top)
 
 
 class LeftOverError(CapacityError):
@@ -77,8 +77,9 @@ def delayed(
     z: int,
     check: Callable[[Open], None] | None = None,
     begin: int = 0,
+    late: bool = False,
 ) -> Open:
-    """Schedule as early as possible, carrying h through layers that are too narrow to begin in.
+    """Schedule as early as possible, carrying h through layers that are too narrow to begin in; or as late.
 
     Args:
         make: Schedules from a first layer on.
@@ -86,6 +87,7 @@ def delayed(
         z: Coordinates to carry.
         check: Raises `CapacityError` where a schedule does not fit for other reasons than its units.
         begin: A number of layers to carry h through that is likely to do; it is tried first.
+        late: Begin in the last layer in which one can: where layers average over positions, the last have fewest.
 
     Returns:
         The open stack, with the layers that carry h.
@@ -107,6 +109,10 @@ def delayed(
         with contextlib.suppress(CapacityError):
             return tried(begin)
     first: CapacityError | None = None
+    carry = next((n for n, room in enumerate(every) if not room.holds(z, 0)), len(every))
+    for start in range(min(carry, len(every) - 1), 0, -1) if late else ():
+        with contextlib.suppress(CapacityError):
+            return tried(start)
     for start in range(len(widths)):
         if start and not every[start - 1].holds(z, 0):
             break
@@ -135,7 +141,7 @@ def hats_by_carrying(basis: Basis, widths: Sequence[Width], per_hinge: int = 1) 
     Raises:
         CapacityError: If the widths do not hold the pattern.
     """
-    family = HatFamily(basis.mesh.cells, clear=basis.clear)
+    family = HatFamily(basis.mesh.cells, clear=basis.clear, corner=basis.corner)
     block = family.block(basis.index, basis.step)
     carried, hinges = block.hinge_units()
     every = rooms(widths)
@@ -157,7 +163,7 @@ def hats_by_carrying(basis: Basis, widths: Sequence[Width], per_hinge: int = 1) 
         state = _add_hats(state, family, block.hinges, basis, part, keep=() if last else tuple(block.hinges))
         done = part.stop
         if last:
-            return Open(state.stack, state.terms, state.bias - basis.offset, state.schedule.format(number))
+            return Open(state.stack, state.terms, state.bias - basis.offset + basis.base, state.schedule.format(number))
     raise LeftOverError(
         f"{total - done} of {total} hats are left after the last hidden layer; lower the resolution, choose another"
         " form, or use a wider or deeper network"
@@ -174,7 +180,7 @@ def _add_hats(
     terms: list[tuple[str, np.ndarray]] = []
     bias = state.bias
     if state.terms:
-        units.append(_accumulator(state, basis.channels))
+        units.append(_accumulator(state, basis.channels, basis.top))
         terms.append(("sum", np.eye(basis.channels)))
         bias = np.zeros(basis.channels)
     units.append(Units("hats", expression.size, resolve(expression, hinges), expression.bias))
@@ -196,7 +202,7 @@ def _one_block(stack: Stack, block: Block, basis: Basis, widths: Sequence[Room],
     units = [Units("hats", block.hats.size, resolve(block.hats, block.hinges), block.hats.bias)]
     _check(units, len(block.inner) + 1, widths, per_hinge)
     stack.add("hats", units)
-    return Open(stack, [("hats", basis.coefficient.T)], np.zeros(basis.channels), "one block")
+    return Open(stack, [("hats", basis.coefficient.T)], np.zeros(basis.channels) + basis.base, "one block")
 
 
 def _check(units: Sequence[Units], layer: int, widths: Sequence[Room], per_hinge: int) -> None:
@@ -213,10 +219,11 @@ def hats_by_recomputing(basis: Basis, widths: Sequence[Width], per_hinge: int = 
     For z = 1, 2 the hinges of the next chunk share a layer with the hats of this one; for z = 3, 4 chunks follow each
     other in blocks of hinges, max-tree and hats. Arguments and errors as in `hats_by_carrying`.
     """
-    family = HatFamily(basis.mesh.cells, clear=basis.clear)
+    family = HatFamily(basis.mesh.cells, clear=basis.clear, corner=basis.corner)
     stack, z, channels = Stack(family.z), family.z, basis.channels
     state = Open(stack, [], basis.offset.copy(), "hinges made again for each of {} chunks of hats")
     done, number, count = 0, 0, 0
+    top = basis.top
     overhead = z + channels  # h and the accumulator
     every = rooms(widths)
     pending: slice | None = None
@@ -238,7 +245,7 @@ def hats_by_recomputing(basis: Basis, widths: Sequence[Width], per_hinge: int = 
             raise _need("one hat with its hinges", number, overhead + 4 * per_hinge, every[number].units)
         units = [stack.carry("h")] if "h" in stack.groups else []
         if state.terms:
-            units.append(_accumulator(state, channels))
+            units.append(_accumulator(state, channels, top))
         terms: list[tuple[str, np.ndarray]] = [("sum", np.eye(channels))] if state.terms else []
         bias = np.zeros(channels) if state.terms else state.bias
         if pending is not None:
@@ -260,11 +267,11 @@ def hats_by_recomputing(basis: Basis, widths: Sequence[Width], per_hinge: int = 
         state = Open(stack, terms, bias, state.schedule)
         number += 1
         if block is not None and block.inner:
-            state, number = _inner_layers(state, block, channels, number)
-    return Open(stack, state.terms, state.bias - basis.offset, state.schedule.format(count))
+            state, number = _inner_layers(state, block, channels, number, basis.top)
+    return Open(stack, state.terms, state.bias - basis.offset + basis.base, state.schedule.format(count))
 
 
-def _inner_layers(state: Open, block: Block, channels: int, number: int) -> tuple[Open, int]:
+def _inner_layers(state: Open, block: Block, channels: int, number: int, top: np.ndarray | float) -> tuple[Open, int]:
     """Append the max-tree layers of a block, carrying h, the accumulator and the hinges still needed."""
     stack, kept = state.stack, list(block.hinges)
     for depth, inner in enumerate(block.inner):
@@ -272,7 +279,7 @@ def _inner_layers(state: Open, block: Block, channels: int, number: int) -> tupl
         units = [stack.carry("h")] if "h" in stack.groups else []
         terms: list[tuple[str, np.ndarray]] = []
         if state.terms:
-            units.append(_accumulator(state, channels))
+            units.append(_accumulator(state, channels, top))
             terms, state = [("sum", np.eye(channels))], Open(stack, [], np.zeros(channels), state.schedule)
         units += [stack.carry(group) for group in kept]
         units += [Units(n, e.size, resolve(e, block.hinges), e.bias) for n, e in inner.items()]

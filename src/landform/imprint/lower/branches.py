@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from landform.errors import CapacityError
+from landform.imprint.lower.placing import Placing
 from landform.imprint.lower.registers import (
     Functionals,
     Registers,
@@ -48,16 +49,16 @@ def write_branch(writer: Writer, piece: Branch, state: Registers) -> Registers:
     if not piece.hidden:
         return _appended(writer, piece, layer, new, rows, through, beside)
     require_bent(through, piece.hidden[0].map)
-    back, top = writer.hinges(piece.hidden[0], layer, new, through)
-    back = _carried_on(writer, piece, back, top)
+    back = _carried_on(writer, piece, writer.hinges(piece.hidden[0], layer, new, through))
     if piece.joins and piece.skip is not None:
         return _joined(writer, piece, piece.skip, beside, (rows @ back).tocsr())
     return _summed(writer, piece, beside, rows, back, writer.sizes[writer.next - 1][new])
 
 
-def _carried_on(writer: Writer, piece: Branch, back: sp.csr_matrix, top: np.ndarray) -> sp.csr_matrix:
+def _carried_on(writer: Writer, piece: Branch, placed: Placing) -> sp.csr_matrix:
     """Carry the branch's units through its other stages; return how they are recovered from the last one's channels."""
-    at = piece.hidden[0].slots[: back.shape[1]]
+    times = piece.hidden[0].times
+    back, top, at = (placed.back / times).tocsr(), placed.top * times, placed.at
     for stage in piece.hidden[1:]:
         rows = sp.identity(back.shape[1], format="csr")
         if writer.stages.per_hinge > 1 and stage.groups == 1:  # a leaky pair is joined first: no sign survives
@@ -72,10 +73,10 @@ def _carried_on(writer: Writer, piece: Branch, back: sp.csr_matrix, top: np.ndar
             )
         if stage.groups > 1 and not np.array_equal(writer.in_groups(stage, at), at):
             raise CapacityError(f"'{stage.map}' moves registers between groups; landform needs them in place")
-        to = at if stage.groups > 1 else stage.slots[:count]
+        to = at if stage.groups > 1 else stage.slots(count)
         writer.pen.require(count, stage.room, stage.map)
         read = embed(rows, np.arange(count), at, (count, stage.inputs))
-        writer.pen.write(stage, read, np.zeros(count), at=to)
+        writer.pen.write(stage, read, np.zeros(count), to)
         at = to
         if (top > stage.cap).any():
             raise CapacityError(f"registers up to {top.max():.3g} meet an activation that stops at {stage.cap:g}")
@@ -88,19 +89,12 @@ def _joined(writer: Writer, piece: Branch, skip: Plain, beside: Registers, read:
     require_bent(beside, skip.map)
     layer = writer.layer()
     rows = np.arange(layer.units)
-    expand, back = writer.units_of(layer, writer.pen.slope(piece.slope), rows)
-    count = expand.shape[0]
-    writer.pen.require(count, len(piece.slots), piece.exit.map)
-    at = piece.slots[:count]
-    top = np.asarray(abs(expand) @ writer.sizes[writer.next - 1])
-    factor = writer.pen.factor(top, piece.cap)
-    scaled = (sp.diags(factor) @ expand).tocsr()
-    writer.pen.write(skip, scaled @ beside.read, scaled @ beside.offset, writer.pen.unit(layer, beside), at)
+    placed = writer.placed(piece, layer, rows, piece.slope, piece.cap, piece.exit.map)
+    scaled, at, unit = placed.rows, placed.at, writer.pen.unit(layer, beside)
+    writer.pen.write(skip, scaled @ beside.read, scaled @ beside.offset, at, unit, placed.shift)
     if read is not None:
         writer.pen.write_wide(piece.exit, (scaled @ read / piece.exit.times).tocsr(), at)
-    recover = (back @ sp.diags(1 / factor)).tocsr()
-    unit = writer.pen.one(skip, spare(at, piece.width))
-    return writer.after(writer.following(), recover, factor * top, piece.width, unit, at)
+    return writer.after(writer.following(), placed, 1.0, piece.width, writer.pen.one(skip, spare(at, piece.width)))
 
 
 def _summed(
@@ -142,9 +136,10 @@ def _places(writer: Writer, piece: Branch, placed: Registers, found: Functionals
     place = np.full(count, -1)
     shared = piece.exit.shared or 1
     left = np.full(piece.exit.width // shared, max(piece.exit.shared - 1, 1))  # channels that a group may still write
-    if piece.exit.shared:  # evenly, as in `slots`
+    if piece.exit.shared:  # evenly and neighbours beside each other, as in `slots`
         even = piece.written + np.arange(piece.exit.width).reshape(-1, shared).T.reshape(-1)
-        free = list(even[np.isin(even, free)])
+        even = even[np.isin(even, free)]
+        free = [*np.sort(even[:count]), *even[count:]]
     for part in range(count):
         if piece.merge == "add" and count <= FEW:  # only sums are few
             place[part] = same_column(columns, mix[:, [part]] / writer.pen.gain, placed, window, place)
@@ -181,12 +176,12 @@ def _appended(
     times = piece.exit.times
     scaled = (sp.diags(factor / times) @ expand).tocsr()
     constant = scaled @ through.offset[new]
-    own = piece.exit.slots[:count]
+    own = piece.exit.slots(count)
     waiting, unit = np.zeros(piece.exit.width), writer.pen.unit(layer, through)
     if piece.exit.norms or writer.pen.has_bias(piece.exit.map) or unit is not None:
-        writer.pen.write(piece.exit, scaled @ through.read[new], constant, unit)
+        writer.pen.write(piece.exit, scaled @ through.read[new], constant, own, unit)
     else:
-        writer.pen.write(piece.exit, scaled @ through.read[new], np.zeros(count))
+        writer.pen.write(piece.exit, scaled @ through.read[new], np.zeros(count), own)
         waiting[own] = times * constant
     placed = _placed(piece, beside)
     at = piece.written + own

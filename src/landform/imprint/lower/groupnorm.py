@@ -112,16 +112,18 @@ def balanced(rows: sp.csr_matrix, shared: int, dtype: torch.dtype, name: str) ->
     stored = rows.tocsr().copy()
     stored.data = torch.from_numpy(stored.data).to(dtype).double().numpy()
     stored.eliminate_zeros()
+    count = len(stored.indptr) - 1
+    member = sp.csr_matrix((np.ones(count), (np.arange(count) // shared, np.arange(count))))
+    sums = (member @ stored).tocsr()
+    sums.eliminate_zeros()
     taken = (np.diff(stored.indptr) > 0).reshape(-1, shared)
-    groups = np.flatnonzero(taken.any(axis=1))
+    groups = np.flatnonzero(np.diff(sums.indptr))  # others need nothing to balance them
     if taken[groups].all(axis=1).any():
         raise CapacityError(
             f"'{name}' shares its mean between {shared} channels, one of which must stay free, and all are needed;"
             " lower the resolution or widen it"
         )
     free = groups * shared + shared - 1 - np.argmin(taken[groups, ::-1], axis=1)
-    count = len(stored.indptr) - 1
-    member = sp.csr_matrix((np.ones(count), (np.arange(count) // shared, np.arange(count))))
     place = sp.csr_matrix((np.ones(len(groups)), (free, groups)), shape=(count, count // shared))
-    out: sp.csr_matrix = (stored - place @ (member @ stored)).tocsr()
+    out: sp.csr_matrix = (stored - place @ sums).tocsr()
     return out

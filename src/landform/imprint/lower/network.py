@@ -76,6 +76,11 @@ class Network:
         names = [op.name for op in self.graph.ops if op.kind == "map" and _reads_input(self.graph, op.inputs[0])]
         return tuple(names)
 
+    @property
+    def averages(self) -> bool:
+        """Whether norms take means over groups of channels and all positions."""
+        return self.graph is not None and any(op.shared for op in self.graph.ops)
+
     def check(self, model: nn.Module) -> None:
         """Refuse parameters that cannot be written.
 

@@ -82,23 +82,22 @@ class Pen:
         stage: Plain,
         rows: sp.csr_matrix,
         constant: np.ndarray,
+        at: np.ndarray,
         unit: int | None = None,
-        at: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
     ) -> None:
-        """Write rows and constants into channels of a stage's map and norms: its first slots, or ``at``.
+        """Write rows and constants into channels ``at`` of a stage's map and norms; ``shift`` is added by the norm.
 
         A map without bias leaves constants to its norm, where they meet the rounded product: an error in proportion to
         the product, not to what is left of it. Read from a channel that is one (``unit``) they cancel exactly.
         """
-        count = rows.shape[0]
         if unit is not None and constant.any() and not self.has_bias(stage.map):
             some = np.flatnonzero(constant)
             read = sp.csr_matrix((constant[some] / self.gain, (some, np.full(len(some), unit))), shape=rows.shape)
             rows, constant = (rows + read).tocsr(), np.zeros(len(constant))
-        at = stage.slots[:count] if at is None else at
         used, offset = np.zeros(stage.width, dtype=bool), np.zeros(stage.width)
         used[at] = (np.diff(rows.tocsr().indptr) > 0) | (constant != 0)
-        offset[at] = constant
+        offset[at] = constant if shift is None else constant + shift
         scale = np.ones(stage.width)
         if stage.shared:
             scale = np.full(stage.width, groupnorm.scale_for(self.modules[stage.norms[0]], self.gain))
@@ -133,7 +132,7 @@ class Pen:
         """Write rows over the first channels that a map reads into channels ``at``, without constants."""
         count, inputs = rows.shape
         full = embed(rows, np.arange(count), np.arange(inputs), (count, stage.inputs))
-        self.write(stage, full, np.zeros(count), at=at)
+        self.write(stage, full, np.zeros(count), at)
 
     def silence_stage(self, stage: Plain) -> None:
         """Set the map and the norms of a stage to zero."""

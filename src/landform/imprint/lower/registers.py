@@ -174,5 +174,6 @@ def unit_bounds(program: Program) -> list[np.ndarray]:
     bounds = []
     for layer in program.layers:
         size = np.maximum(layer.weight.maximum(0) @ size + layer.bias, 0.0)
+        size = size if layer.top is None else np.minimum(size, layer.top)
         bounds.append(size)
     return bounds

@@ -57,15 +57,14 @@ class Plain:
         """Whether units of this stage can be hinges."""
         return self.slope < 1.0 and self.groups == 1
 
-    @property
-    def slots(self) -> np.ndarray:
-        """The channels that may hold something, in the order in which they are taken."""
-        return slots(self.width, self.shared)
+    def slots(self, count: int | None = None) -> np.ndarray:
+        """Return the channels that hold ``count`` units, or all that may hold something, in order."""
+        return slots(self.width, self.shared, count)
 
     @property
     def room(self) -> int:
         """How many channels may hold something."""
-        return len(self.slots)
+        return len(self.slots())
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,14 @@ class Branch:
         return self.skip is not None and self.slope < 1.0 and self.skip.groups == 1 and self.exit.groups == 1
 
     @property
-    def slots(self) -> np.ndarray:
-        """The channels of the stage after the merge that may hold something on both paths."""
-        own = self.exit.slots
-        return own if self.skip is None else own[np.isin(own, self.skip.slots)]
+    def shared(self) -> int:
+        """Over how many channels together the stage after the merge takes the mean: the fewer of both paths."""
+        return min((plain.shared for plain in (self.exit, self.skip) if plain is not None and plain.shared), default=0)
+
+    @property
+    def room(self) -> int:
+        """How many channels of the stage after the merge may hold something on both paths."""
+        return len(slots(self.width, self.shared))
 
 
 @dataclass(frozen=True)
@@ -218,17 +221,38 @@ class Stages:
         return piece
 
 
-def slots(width: int, shared: int) -> np.ndarray:
-    """Return the channels that may hold something: all, or but for one of each group that shares a mean.
+def slots(width: int, shared: int, count: int | None = None, family: np.ndarray | None = None) -> np.ndarray:
+    """Return the channels that hold ``count`` units: the first, or but for one of each group that shares a mean.
 
-    Groups are filled evenly: the rounding of a mean grows with what its group holds.
+    Groups are filled evenly, neighbours beside each other: the rounding of a mean grows with all that its group holds,
+    and where a hinge or hat matters, its neighbours are small.
+
+    Args:
+        width: Channels.
+        shared: Channels that share a mean, 0 for none.
+        count: How many are wanted, at most as many as there are; all by default.
+        family: Number of each unit's family, ascending: units of different ones share no group if there are enough.
 
     Example:
-        >>> slots(6, 3).tolist()
-        [0, 3, 1, 4]
+        >>> slots(6, 3).tolist(), slots(8, 4, 3).tolist()
+        ([0, 1, 3, 4], [0, 1, 4])
+        >>> slots(8, 4, 3, family=np.array([0, 1, 1])).tolist()
+        [0, 4, 5]
     """
-    channels = np.arange(width)
-    return channels if shared < 2 else channels.reshape(-1, shared)[:, :-1].T.reshape(-1)
+    if shared < 2:
+        return np.arange(width)[:count]
+    groups, room = width // shared, width // shared * (shared - 1)
+    units = room if count is None else min(count, room)
+    if not units:
+        return np.zeros(0, dtype=int)
+    sizes = np.array([units]) if family is None else np.unique(family, return_counts=True)[1]
+    fills = (f for f in range(1, shared) if (-(-sizes // f)).sum() <= groups)
+    most = next(fills, 0)  # units in a group, if families keep apart
+    parts = -(-sizes // most) if most and len(sizes) > 1 else np.array([groups])
+    held: list[int] = []
+    for size, share in zip(sizes if len(parts) > 1 else [units], parts, strict=True):
+        held += [int(size) // int(share) + (n < int(size) % int(share)) for n in range(int(share))]
+    return np.concatenate([group * shared + np.arange(size) for group, size in enumerate(held)])
 
 
 def rooms_of(pieces: Sequence[Piece]) -> tuple[Room, ...]:
@@ -244,5 +268,5 @@ def rooms_of(pieces: Sequence[Piece]) -> tuple[Room, ...]:
             if piece.units:
                 rooms.append(Room(piece.units, beside=piece.inputs, stream=True))
             if piece.joins:
-                rooms.append(Room(len(piece.slots), curve=False, stream=False))
+                rooms.append(Room(piece.room, curve=False, stream=False))
     return tuple(rooms)

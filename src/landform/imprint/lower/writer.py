@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from landform.errors import CapacityError
 from landform.imprint.lower.pen import Pen
+from landform.imprint.lower.placing import Placing, among_groups, single
 from landform.imprint.lower.registers import (
     Registers,
     compress,
@@ -21,7 +22,7 @@ from landform.imprint.lower.registers import (
     require_bent,
     unit_bounds,
 )
-from landform.imprint.lower.stages import Entry, Plain, Scale, Stages
+from landform.imprint.lower.stages import Branch, Entry, Plain, Scale, Stages
 from landform.program.bend import padded
 from landform.program.program import Layer, Program
 
@@ -103,50 +104,51 @@ class Writer:
                 else:
                     self.pen.silence(norm)
             self.pen.parameters[name] = torch.from_numpy(constant).to(self.pen.dtype)
-        recover = (back @ sp.diags(1 / (stage.times * factor))).tocsr()
-        tops = stage.times * factor * top
-        return self.after(self.following(), recover, tops, stage.width, self.pen.one(stage, count))
+        recover = (back @ sp.diags(1 / factor)).tocsr()
+        placed = single((sp.diags(factor) @ expand).tocsr(), recover, np.arange(count), factor * top)
+        return self.after(self.following(), placed, stage.times, stage.width, self.pen.one(stage, count))
 
-    def after(
-        self,
-        layer: Layer,
-        recover: sp.csr_matrix,
-        top: np.ndarray,
-        width: int,
-        unit: int | None = None,
-        at: np.ndarray | None = None,
-    ) -> Registers:
-        """Return how a layer reads channels (the first, or ``at``) from which the units before it are recovered."""
-        at = np.arange(recover.shape[1]) if at is None else at
-        read = embed((layer.weight @ recover).tocsr(), np.arange(layer.units), at, (layer.units, width))
+    def after(self, layer: Layer, placed: Placing, times: float, width: int, unit: int | None = None) -> Registers:
+        """Return how a layer reads the channels that hold the units before it, times the factor of a gate."""
+        at, back = placed.at, (layer.weight @ placed.back / times).tocsr()
+        read = embed(back, np.arange(layer.units), at, (layer.units, width))
         tops, empty, none = np.zeros(width), np.ones(width, dtype=bool), np.zeros(width)
-        tops[at], empty[at] = top, False
+        tops[at], empty[at] = times * placed.top, False
         if unit is not None:
             empty[unit], tops[unit] = False, self.pen.gain
-        return Registers(read, layer.bias.astype(float), empty, tops, none, np.zeros(width, dtype=bool), unit)
+        offset = layer.bias + layer.weight @ placed.level
+        return Registers(read, offset, empty, tops, none, np.zeros(width, dtype=bool), unit)
 
     def plain(self, stage: Plain, state: Registers) -> Registers:
         """Write all units of a layer into channels of their own."""
         require_bent(state, stage.map)
         layer = self.layer()
         rows = np.arange(layer.units)
-        back, top = self.hinges(stage, layer, rows, state)
-        count = back.shape[1]
-        at = stage.slots[:count]
-        return self.after(self.following(), back, top, stage.width, self.pen.one(stage, spare(at, stage.width)), at)
+        placed = self.hinges(stage, layer, rows, state)
+        unit = self.pen.one(stage, spare(placed.at, stage.width))
+        return self.after(self.following(), placed, stage.times, stage.width, unit)
 
-    def hinges(
-        self, stage: Plain, layer: Layer, rows: np.ndarray, state: Registers
-    ) -> tuple[sp.csr_matrix, np.ndarray]:
-        """Write some units of a layer into the first slots of a stage; return how to recover them, and bounds."""
-        expand, back = self.units_of(layer, self.pen.slope(stage.slope), rows)
-        self.pen.require(expand.shape[0], stage.room, stage.map)
-        top = np.asarray(abs(expand) @ self.sizes[self.next - 1][rows])
-        factor = self.pen.factor(top, stage.cap)
+    def hinges(self, stage: Plain, layer: Layer, rows: np.ndarray, state: Registers) -> Placing:
+        """Write some units of a layer into a stage; return where."""
+        placed = self.placed(stage, layer, rows, stage.slope, stage.cap, stage.map)
         if not self.pen.skips(stage):
-            scaled = (sp.diags(factor) @ expand).tocsr()
-            self.pen.write(stage, scaled @ state.read[rows], scaled @ state.offset[rows], self.pen.unit(layer, state))
-        return (back @ sp.diags(1 / (stage.times * factor))).tocsr(), stage.times * factor * top
+            unit, scaled = self.pen.unit(layer, state), placed.rows
+            constant = scaled @ state.offset[rows]
+            self.pen.write(stage, scaled @ state.read[rows], constant, placed.at, unit, placed.shift)
+        return placed
+
+    def placed(
+        self, stage: Plain | Branch, layer: Layer, rows: np.ndarray, slope: float, cap: float, name: str
+    ) -> Placing:
+        """Return which channels of a stage, called ``name``, some units of the last layer take."""
+        expand, back = self.units_of(layer, self.pen.slope(slope), rows)
+        count = expand.shape[0]
+        self.pen.require(count, stage.room, name)
+        top = np.asarray(abs(expand) @ self.sizes[self.next - 1][rows])
+        factor = self.pen.factor(top, cap)
+        recover = (back @ sp.diags(1 / factor)).tocsr()
+        found = single((sp.diags(factor) @ expand).tocsr(), recover, np.arange(count), factor * top)
+        return among_groups(layer, rows, expand, found, stage.width, stage.shared, cap) if stage.shared else found
 
     def copy(self, stage: Plain, state: Registers) -> Registers:
         """Carry what is needed through a stage that computes nothing: no activation, or grouped."""
@@ -167,10 +169,10 @@ class Writer:
             found = compress(state.read)
             parts, mix = found.parts, found.mix
             self.pen.require(parts.shape[0], stage.room, stage.map)
-            to = stage.slots[: parts.shape[0]]
+            to = stage.slots(parts.shape[0])
         top = np.asarray(parts @ state.top)
         factor = power_of_two(top, stage.cap)
-        self.pen.write(stage, (sp.diags(factor) @ parts).tocsr(), np.zeros(len(to)), at=to)
+        self.pen.write(stage, (sp.diags(factor) @ parts).tocsr(), np.zeros(len(to)), to)
         factor = stage.times * factor
         read = embed((mix @ sp.diags(1 / factor)).tocsr(), np.arange(mix.shape[0]), to, (mix.shape[0], stage.width))
         empty, tops = np.ones(stage.width, dtype=bool), np.zeros(stage.width)
