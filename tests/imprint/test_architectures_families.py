@@ -9,12 +9,13 @@ from torch import nn
 from torch.nn import functional
 
 import landform as lf
-from landform.errors import ArchitectureError
+from landform.errors import ArchitectureError, CapacityError
 from landform.imprint.collapsed import losses_at
 from landform.imprint.lower import activation
 from landform.imprint.lower.graph import read_graph
 from landform.imprint.lower.network import read
 from landform.testing import networks, pretrained
+from landform.testing.random_networks import Residual
 
 torch.set_num_threads(1)
 PATTERN = lf.Pattern(torch.from_numpy(np.random.default_rng(0).random((5, 5))))
@@ -289,7 +290,7 @@ def test_a_perceptron_may_mix_its_norms(norms, entrance, act):
     assert made.subspace.moved == (entrance,)
 
 
-def test_a_layer_norm_behind_layers():
+def test_a_layer_norm_behind_convolutions():
     head = [nn.Flatten(), nn.Linear(32 * 64, 48), nn.LayerNorm(48), nn.ReLU(), nn.Dropout(), nn.Linear(48, 10)]
     layers = [m for size in (3, 32, 32) for m in (nn.Conv2d(size, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())]
     checked(networks.with_statistics(nn.Sequential(*layers, *head)), (3, 8, 8))
@@ -400,6 +401,32 @@ def _with(function):
             return function(x)
 
     return nn.Sequential(nn.Conv2d(3, 8, 3), Middle())
+
+
+def test_units_that_nothing_would_bend_are_left_out():
+    dense = networks.Dense(32, 24, bottleneck=False)
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(56, 10)]
+    layers = [m for size in (3, 32, 32, 32) for m in (nn.Conv2d(size, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())]
+    made = checked(networks.with_statistics(nn.Sequential(*layers, dense, *head)), (3, 8, 8))
+    assert not made.model[len(layers)].conv2.weight.any()
+
+
+def test_a_sum_of_a_map_and_a_branch_that_only_carries():
+    branch = nn.Sequential(nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 48))
+    layers = [m for size in (8, 48, 48, 48) for m in (nn.Linear(size, 48), nn.ReLU())]
+    net = nn.Sequential(
+        *layers, Residual(branch, nn.Linear(48, 48), nn.ReLU()), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 10)
+    )
+    made = checked(net.eval(), (8,))
+    assert not any(made.model[8].branch[0].weight.flatten())
+
+
+def test_small_registers_do_not_meet_a_norm_with_a_mean():
+    layers = [m for size in (8, 48, 48, 48) for m in (nn.Linear(size, 48), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Linear(48, 48), nn.Tanh(), nn.BatchNorm1d(48), nn.Linear(48, 10))
+    task = lf.Task(networks.with_statistics(net), data=(torch.randn(12, 8), torch.arange(12) % 10))
+    with pytest.raises(CapacityError, match=r"'10' takes a mean of up to .* put the norm before that activation"):
+        lf.imprint(PATTERN, task)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from landform.pattern import Pattern
 from landform.program.compile import compile_pattern
 from landform.program.stream import to_stream
 from landform.response import fit_spline, respond
+from landform.testing.random_networks import Block, Transformer
 from landform.testing.transformers import NETWORKS, Encoder, bert, encoder, gpt2, llama, token_data, vit
 
 
@@ -207,3 +208,21 @@ def test_balancing_takes_only_what_is_left_and_stays_light():
     weigh(write, slice(0, 2), slice(2, 4))
     assert write.sum(0).tolist() == [0.0, 0.0]
     assert write[2].tolist() == write[3].tolist() == [-2.0, 1.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("act", [nn.SiLU, nn.ReLU])
+def test_gated_perceptrons_normalised_after_the_sum(act, dtype):
+    def norm():
+        return nn.LayerNorm(64)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        blocks = [Block(64, 96, norm, act, gated=True, first=False, mixes=number != 1) for number in range(4)]
+        net = Transformer(blocks, 64, norm, first=False, pooled="mean").eval().to(dtype)
+        data = torch.randn(20, 5, 6, dtype=dtype), torch.arange(20) % 4
+    made = lf.imprint(rough(4), lf.Task(net, loss="cross_entropy", data=data))
+    assert made.certificate.kind == "certified"
+    assert made.certificate.holds
+    assert made.certificate.relative_bound < 1e-3
+    assert abs(lf.scan(made, grid=9).difference).max() <= made.certificate.bound

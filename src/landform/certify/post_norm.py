@@ -40,7 +40,7 @@ def prove_post_stream(imprint: Imprint, stream: PostStream) -> Parts:
     if not isinstance(pattern, Pattern) or imprint.spline_stage is None:
         raise ProofError("the proof for transformers covers patterns with nodal values and a response curve")
     weights = Weights(stream.width, imprint.subspace, imprint.model)
-    maps = [m for mlp in stream.mlps for m in (mlp.up, mlp.down)]
+    maps = [m for mlp in stream.mlps for m in (mlp.up, mlp.gate, mlp.down) if m is not None]
     maps += [m for m in (stream.tail.dense, stream.head) if m is not None]
     tail_norms = [stream.tail.norm] if stream.tail.norm is not None else []
     require_silence(imprint.model, maps, [stream.entry, *stream.norms, *tail_norms], stream.entry, imprint.subspace)
@@ -103,7 +103,11 @@ def _push(weights: Weights, mesh: Mesh, mlp: Mlp, state: PostState) -> None:
     units = hidden_units(weights, mesh, mlp, plain(state), rows)
     if (state.factor and not units.degree) or weights.bias(mlp.down).any():
         raise ProofError(f"'{mlp.up.name}' or '{mlp.down.name}' has biases, which would not be scaled as the stream is")
-    add_to_stream(weights, mlp, state, units, rows, 0.0)  # what is added has the stream's own factor
+    # what is added has the stream's own factor, and where a gate multiplies, another one
+    units = replace(units, degree=max(units.degree - 1, 0))
+    add_to_stream(weights, mlp, state, units, rows, state.factor)
+    while state.shared:
+        state.error = (state.error + np.abs(state.shared.pop())) * SLACK
 
 
 def _normalise(weights: Weights, norm: Norm, state: PostState, signal: "_Signal") -> PostState:
@@ -167,7 +171,9 @@ class _Signal:
         if len(written) != 1 or np.ptp(state.value[written[0]]) > 0 or weights.bias(mlp.down).any():
             raise ProofError(f"'{mlp.down.name}' must write one coordinate that is still")
         self.place = int(written[0])
-        self.piece = replace(piece_of(weights, mlp, state, plain(state), self.place), factor=0.0)  # the stream's own
+        piece = piece_of(weights, mlp, state, plain(state), self.place)
+        more = 0.0 if mlp.gate is None else ((1 + piece.factor) / (1 + state.factor) - 1) * SLACK
+        self.piece = replace(piece, factor=more)  # without the stream's own
         added, radius = values_of(self.piece, grid_of([self.piece]), real=False)
         largest = float((np.abs(added) + radius).max())
         self.reach = largest

@@ -9,6 +9,7 @@ from landform.testing.perturb import dead_entries, live_entries, perturbed
 from landform.testing.phantom import Phantom, phantom
 from landform.testing.phantoms import Critical
 from landform.testing.problem import ScanProblem
+from landform.testing.random_networks import convnets, encoders, perceptrons
 from landform.testing.reference import dense_losses, hard_points, kuhn_value, looped_losses, targets_for
 from landform.testing.scanner import Finding, ScanReport, check_scan, landform_scanner
 from landform.testing.scans import grids, scan_spaces, scan_tasks
@@ -20,9 +21,12 @@ __all__ = [  # noqa: RUF022 - by kind
     "Phantom",
     "Critical",
     # strategies
+    "convnets",
+    "encoders",
     "losses",
     "mlps",
     "patterns",
+    "perceptrons",
     "sums",
     "tasks",
     "widths",

@@ -89,7 +89,7 @@ def _joined(writer: Writer, piece: Branch, skip: Plain, beside: Registers, read:
     require_bent(beside, skip.map)
     layer = writer.layer()
     rows = np.arange(layer.units)
-    placed = writer.placed(piece, layer, rows, piece.slope, piece.cap, piece.exit.map)
+    placed = writer.placed(piece, layer, rows, piece.slope, piece.cap, piece.exit.map or skip.map)
     scaled, at, unit = placed.rows, placed.at, writer.pen.unit(layer, beside)
     writer.pen.write(skip, scaled @ beside.read, scaled @ beside.offset, at, unit, placed.shift)
     if read is not None:

@@ -53,6 +53,7 @@ class _Parser:
                 " before it"
             )
         self._require_bends()
+        pieces = [_unbent(piece, pieces[number + 1 :]) for number, piece in enumerate(pieces)]
         heads = tuple(Head(h.key, h.linear, h.outputs, self.ops[end].channels, h.end) for h in self.graph.heads)
         self._require_silence(pieces)
         slopes = [op.name for op in self.ops if op.owns]
@@ -311,6 +312,18 @@ class _Parser:
                 self.silent += piece.norms
             elif isinstance(piece, Branch):
                 self._silence([piece.entry, *piece.hidden, piece.exit, *([piece.skip] if piece.skip else [])])
+
+
+def _unbent(piece: Piece, behind: Sequence[Piece]) -> Piece:
+    """Return a piece without the units that it adds to a concatenation, where no activation bends them in time."""
+    if not isinstance(piece, Branch) or not piece.adds_units:
+        return piece
+    for after in behind:
+        if isinstance(after, Entry) and after.acts:
+            return piece
+        if isinstance(after, (Plain, Scale)) or (isinstance(after, Branch) and (after.skip or not after.entry.acts)):
+            break
+    return replace(piece, bent=False)
 
 
 def _is_map(piece: Piece) -> bool:

@@ -18,6 +18,9 @@ from landform.program.program import Layer
 LARGE = {torch.float32: 2.0**30, torch.float64: 2.0**50}
 """By what units of smooth activations are multiplied: κ/LARGE is below a rounding, and cubes (in GELU) are finite."""
 
+LOST = 2.0**-8
+"""What part of a register a rounding may be at most: where more is lost, no program of use is left."""
+
 MANY = 1 << 30  # channels that are one: wherever there is room
 
 
@@ -63,6 +66,23 @@ class Pen:
         if wanted > width:
             raise CapacityError(
                 f"'{name}' has {width} channels and {wanted} are needed; lower the resolution or widen it"
+            )
+
+    def require_large(self, name: str, tops: np.ndarray) -> None:
+        """Refuse registers that vanish in the rounding of a norm's mean, as those scaled for a tanh before it do.
+
+        Raises:
+            CapacityError: Naming the norm.
+        """
+        norm = self.modules[name]
+        if not isinstance(norm, batchnorm.KINDS) or norm.running_mean is None:
+            return
+        mean, least = float(norm.running_mean.abs().max()), tops[tops > 0].min(initial=np.inf)
+        if mean * torch.finfo(self.dtype).eps > LOST * least:
+            raise CapacityError(
+                f"'{name}' takes a mean of up to {mean:.3g} from registers of {least:.3g}, which is how small an"
+                f" activation before it needs them, and {self.dtype} holds no such sum; put the norm before that"
+                " activation, or use ReLU there"
             )
 
     def has_bias(self, name: str) -> bool:

@@ -171,7 +171,8 @@ ZERO, PLUS, MINUS, FIRST = 0, 1, 2, 3
 
 def room_after(stream: PostStream, z: int) -> tuple[int, list[int], int]:
     """Return what a program may use: coordinates, hidden units of each block, units that a signed value takes."""
-    return stream.width - FIRST - z, [mlp.hidden for mlp in stream.mlps], 2
+    gated = stream.mlps[0].gate is not None
+    return stream.width - FIRST - z, [mlp.hidden for mlp in stream.mlps], 1 if gated else 2
 
 
 def write_post_stream(
@@ -230,10 +231,13 @@ def write_post_stream(
         write = np.zeros((d, len(block.bias)))
         write[registers:used] = block.write.toarray()
         weigh(write, slice(registers + 1, used), balance)
-        rows, _, columns = units_of(read, write, block.linear, np.zeros(d), steep, gated=False)
+        one = reading(np.zeros((1, 1)), np.ones(1), registers)[0]
+        rows, gates, columns = units_of(read, write, block.linear, one, steep, gated=mlp.gate is not None)
         if len(rows) > mlp.hidden:
             raise CapacityError(f"'{mlp.up.name}' has {mlp.hidden} units and {len(rows)} are needed")
         store(mlp.up, np.vstack([rows, np.zeros((mlp.hidden - len(rows), d))]))
+        if mlp.gate is not None and gates is not None:
+            store(mlp.gate, np.vstack([gates, np.zeros((mlp.hidden - len(gates), d))]))
         store(mlp.down, np.hstack([columns, np.zeros((d, mlp.hidden - len(rows)))]))
     signal = reading(np.ones((1, 1)), np.zeros(1), registers)[0]
     one = reading(np.zeros((1, 1)), np.ones(1), registers)[0]

@@ -101,6 +101,7 @@ class Branch:
         width: Channels after it.
         slope: Slope of the activation after the merge (1: none).
         cap: Where that activation stops growing.
+        bent: Whether an activation bends what a map alone adds to a concatenation before another map reads it.
     """
 
     entry: Entry
@@ -114,15 +115,21 @@ class Branch:
     width: int
     slope: float = 1.0
     cap: float = float("inf")
+    bent: bool = True
 
     @property
     def units(self) -> int:
         """Units that the branch's first activation may bend; for a map alone, those that later activations bend."""
         if not self.hidden:
-            return self.exit.room if self.merge == "cat" and self.entry.acts and self.exit.groups == 1 else 0
+            return self.exit.room if self.adds_units and self.bent and self.exit.groups == 1 else 0
         if not self.hidden[0].bends:
             return 0
         return min(stage.room for stage in self.hidden)
+
+    @property
+    def adds_units(self) -> bool:
+        """Whether a map alone adds channels to a concatenation, behind an activation as it stands before all others."""
+        return not self.hidden and self.merge == "cat" and self.entry.acts > 0
 
     @property
     def joins(self) -> bool:

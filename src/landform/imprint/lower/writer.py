@@ -205,6 +205,7 @@ class Writer:
         if state.unit is not None:
             used[state.unit] = False
         for name in entry.norms:
+            self.pen.require_large(name, state.top[used])
             constant = raw.copy()
             if state.unit is not None:
                 constant[state.unit] = self.pen.gain
