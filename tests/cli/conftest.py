@@ -34,6 +34,20 @@ def run(capsys, monkeypatch, tmp_path) -> Callable[..., Ran]:
     return go
 
 
+@pytest.fixture
+def write_module(tmp_path, monkeypatch) -> Callable[..., str]:
+    """Write a module of the user's own into the current folder, under a name that no other test has imported."""
+
+    def write(text: str, prefix: str = "own") -> str:
+        name = f"{prefix}_{abs(hash(str(tmp_path)))}"
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        return name
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A small bundle, made once."""

@@ -49,12 +49,9 @@ KEYS = {
 
 
 @pytest.fixture
-def network(tmp_path, monkeypatch):
-    """A module of the user's own in the current folder, under a name that no other test has imported."""
-    name = f"network_{abs(hash(str(tmp_path)))}"
-    (tmp_path / f"{name}.py").write_text(NETWORK)
-    monkeypatch.chdir(tmp_path)
-    return name
+def network(write_module):
+    """A module of the user's own."""
+    return write_module(NETWORK, "network")
 
 
 def small(*more):

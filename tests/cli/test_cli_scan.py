@@ -44,12 +44,9 @@ def number():
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(tmp_path, write_module):
     """A module of the user's own, five checkpoints of its network, and the words that scan it."""
-    name = f"own_{abs(hash(str(tmp_path)))}"
-    (tmp_path / f"{name}.py").write_text(NETWORK)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    name = write_module(NETWORK)
     module = __import__(name)
     (tmp_path / "ckpt").mkdir()
     states = [{key: value + 0.1 * k * torch.sin(k + torch.arange(value.numel())).reshape(value.shape)
@@ -181,12 +178,9 @@ def loader():
 
 
 @pytest.fixture
-def normed(tmp_path, monkeypatch):
+def normed(write_module):
     """A network with BatchNorm that its factory returns untrained, and two checkpoints of its training."""
-    name = f"normed_{abs(hash(str(tmp_path)))}"
-    (tmp_path / f"{name}.py").write_text(NORMED)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    name = write_module(NORMED, "normed")
     module = __import__(name)
     model, (x, y) = module.make(), module.loader()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)

@@ -130,6 +130,17 @@ def test_a_round_of_other_points_is_refused(tmp_path):
             ScanStore(tmp_path / "s", IDENTITY).round(0, other, 2, 2)
 
 
+def test_points_in_another_order_are_named_and_what_to_do(tmp_path):
+    h = torch.arange(8, dtype=torch.float64).reshape(4, 2)
+    ScanStore(tmp_path / "s", IDENTITY).round(0, Request(h, 0, 7, per_sample=False), 2, 2)
+    wanted = (
+        r"question \(digest: \w+, now \w+\): the same number of points, at other places or in another order; another"
+        r" version of landform began it, or .*\. Go on with that one, or choose another path to measure anew"
+    )
+    with pytest.raises(StoreError, match=wanted):
+        ScanStore(tmp_path / "s", IDENTITY).round(0, Request(h.flip(0), 0, 7, per_sample=False), 2, 2)
+
+
 def chunk(folder, name, number):
     """Return the file of a chunk of the first round."""
     array = folder / "round-00000" / name / "c"

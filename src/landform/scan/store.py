@@ -239,10 +239,16 @@ class ScanStore:
             held = group.attrs.asdict()
             differing = [key for key in question if held.get(key) != question[key]]
             if differing:
+                listed = ", ".join(f"{key}: {held.get(key)}, now {question[key]}" for key in differing)
+                order = (
+                    "the same number of points, at other places or in another order; "
+                    if differing == ["digest"]
+                    else ""
+                )
                 raise StoreError(
-                    f"{where} answers another question ({', '.join(f'{k}: {held.get(k)}' for k in differing)}, now"
-                    f" {', '.join(str(question[k]) for k in differing)}); its answers were computed by other"
-                    " versions or with other numbers of threads: choose another path"
+                    f"{where} answers another question ({listed}): {order}another version of landform began it, or its"
+                    " answers came with another number of threads. Go on with that one, or choose another path to"
+                    " measure anew"
                 )
             num, den, done = self._arrays(group, question, int(held["tile"]))
             return Round(len(request.h), int(held["tile"]), where, num, den, done, _marks(done))
