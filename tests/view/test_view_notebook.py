@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import pickle
 import re
 from dataclasses import replace
 
@@ -84,3 +85,21 @@ def test_csv_of_heads_and_points(made):
     rows = list(csv.DictReader(io.StringIO(points.landform.to_csv())))
     assert [(row["node"], row["h1"], row["h2"]) for row in rows] == [("0", "0.25", "0.5"), ("1", "1.0", "0.0")]
     assert points.landform._repr_html_()
+
+
+def test_a_cell_that_ends_with_a_figure_or_its_axes_shows_them(made):
+    from matplotlib.figure import Figure
+
+    register()
+    surface = scan(made, grid=5, check=0)
+    drawn = [surface.landform.picture(), surface.landform.plot(), surface.landform.contour(), surface.landform.relief()]
+    for shown in drawn:
+        with Image.open(io.BytesIO(shown._repr_png_())) as image:
+            inches = (shown if isinstance(shown, Figure) else shown.figure).get_size_inches()
+            assert np.abs(np.array(image.size) / inches - 110).max() < 1
+            assert np.unique(np.asarray(image.convert("L"))).size > 20  # not an empty sheet
+    again = pickle.loads(pickle.dumps(drawn[1].figure))
+    assert again._repr_png_() == drawn[1].figure._repr_png_()
+    mine = Figure().add_subplot()
+    assert surface.landform.plot(ax=mine) is mine
+    assert not hasattr(mine, "_repr_png_")  # pyplot shows the caller's own

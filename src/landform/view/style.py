@@ -86,10 +86,11 @@ def quiet_style() -> Iterator[None]:
 def new_figure(width: float | int, height: float | int) -> "matplotlib.figure.Figure":
     """Make an empty figure in inches that pyplot does not know of, with a canvas that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+    from landform.view.figure import ShownFigure
+
+    figure = ShownFigure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     FigureCanvasAgg(figure)
     return figure
 
