@@ -66,6 +66,7 @@ def test_a_tool_that_fails_says_its_last_words(monkeypatch):
         peers.Side("loop of 2018", "tiny", WORKLOADS["tiny"])
 
 
+@pytest.mark.filterwarnings("ignore:between the nodes")  # a coarse grid, to be quick
 def test_growth_is_fitted_without_touching_random_state():
     state = torch.random.get_rng_state()
     full, tolerance = scaling.run(**scaling.CASES["quick"])

@@ -85,6 +85,7 @@ def test_own_network(tmp_path: Path) -> None:
     assert opens(tmp_path / "own_network.png")
 
 
+@pytest.mark.filterwarnings("ignore:between the nodes")  # a coarse grid, to be quick
 def test_landscape(tmp_path: Path) -> None:
     found = example("landscape")(["--quick", "--out", str(tmp_path)])
     assert found["explained"] > 0.9

@@ -62,6 +62,7 @@ def test_a_tolerance_has_a_fine_grid_by_default(trained):
     assert lf.scan(task, plane, axes=(2,)).loss.shape == (65,)
 
 
+@pytest.mark.filterwarnings("ignore:between the nodes")  # a coarse grid, to be quick
 def test_surfaces_with_a_tolerance_can_be_saved(trained, tmp_path):
     task, plane = trained
     surface = lf.scan(task, plane, grid=9, tolerance=("absolute", 0.1), check=2)
