@@ -44,6 +44,7 @@ def made(model=None, pattern=PATTERN, **options):
 CASES = {
     "hats": lambda: made(form="hats"),
     "strips": lambda: made(form="strips"),
+    "rows": lambda: made(model_of([5, 40, 40, 40, 30, 60]), form="rows"),
     "recompute": lambda: made(model_of([5] + [30] * 5 + [60]), form="hats", schedule="recompute"),
     "direct": lambda: made(direct=True, form="hats"),
     "general": lambda: made(model_of((60, 60, 110)), axis_aligned=False),
@@ -100,7 +101,7 @@ def test_every_change_that_can_be_measured_is_noticed(case):
     assert moved > 0.4 * seen > 5
 
 
-@pytest.mark.parametrize("case", ["hats", "strips", "leaky", "direct", "norm after"])
+@pytest.mark.parametrize("case", ["hats", "strips", "rows", "leaky", "direct", "norm after"])
 def test_a_weight_in_a_place_that_was_zero_counts_too(case):
     imprint = CASES[case]()
     rng = np.random.default_rng(4)

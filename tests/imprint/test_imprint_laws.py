@@ -127,11 +127,11 @@ def test_the_collapsed_measurement_is_the_real_one():
         torch.testing.assert_close(real[0], output, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("form", ["hats", "strips"])
+@pytest.mark.parametrize("form", ["hats", "rows", "strips"])
 def test_swapping_axes_of_the_pattern_swaps_directions(form):
     pattern, data = pattern_of(5, 4), (X.double(), Y)
     swapped = lf.Pattern(pattern.values.T.contiguous())
-    model = mlp(dtype=torch.float64)
+    model = mlp((5, 40, 40, 40, 40, 90) if form == "rows" else (5, 40, 40, 90), dtype=torch.float64)
     one, two = (made(p, model, data, form=form) for p in (pattern, swapped))
     h = hard_points((5, 4), 30)
     torch.testing.assert_close(losses_at(one, h), losses_at(two, h.flip(1)), rtol=0, atol=1e-12)

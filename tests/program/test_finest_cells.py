@@ -33,8 +33,8 @@ def test_the_search_finds_what_an_architecture_holds_whatever_it_begins_with():
                 _schedule(held.form, held.schedule, (n, n), layers, 1, 1, check) is not None
                 for n in range(2, cells + 3)
             ]
-            assert cells >= 4
-            assert fits == [True] * (cells - 1) + [False] * 2
+            assert cells >= 4 or held.form == "rows"  # the wide layers are too few for four
+            assert fits == [True] * max(0, cells - 1) + [False] * (2 if cells else 1)
 
 
 def test_a_schedule_that_is_told_where_to_begin_falls_back_to_any_other():

@@ -176,7 +176,7 @@ class CompileOptions:
         ),
     ] = None
     form: Annotated[
-        Literal["auto", "hats", "strips", "hinges"],
+        Literal["auto", "hats", "rows", "strips", "hinges"],
         Parameter(help="Which program; auto takes the fewest weights that are accurate enough."),
     ] = "auto"
     schedule: Annotated[Literal["auto", "carry", "recompute"], Parameter(help="How units are spread over layers.")] = (

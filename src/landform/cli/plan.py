@@ -274,7 +274,9 @@ def needs(
 
     if not wanted:
         return []
-    forms = {1: ("hinges", "hats"), 2: ("hats", "strips") if min(wanted) > 1 else ("hats",)}.get(len(wanted), ("hats",))
+    forms = {1: ("hinges", "hats"), 2: ("hats", "rows", "strips") if min(wanted) > 1 else ("hats",)}.get(
+        len(wanted), ("hats",)
+    )
     found = []
     for form in forms:
         widths = needed(wanted, form=form, knots=knots, channels=channels, axis_aligned=axis_aligned)

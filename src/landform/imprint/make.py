@@ -56,8 +56,8 @@ def imprint(
             input-independent output can have, hi = lo + 1.
         epsilon: Largest admitted error of the response curve as a fraction of the range; chooses the number of knots.
             None: 1e-4 (a fortieth of a grey level), or as good as the given widths allow.
-        form: ``"hats"``, ``"strips"``, ``"hinges"`` or ``"auto"``: fewest weights among those accurate enough in the
-            model's dtype.
+        form: ``"hats"``, ``"rows"``, ``"strips"``, ``"hinges"`` or ``"auto"``: fewest weights among those accurate
+            enough in the model's dtype, rows only where hats do not fit.
         schedule: ``"carry"``, ``"recompute"`` or ``"auto"``.
         axis_aligned: Whether each direction is one coordinate of the first bias (the paper's statement), or a general
             one, which saves a hidden layer.

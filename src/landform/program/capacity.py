@@ -18,6 +18,7 @@ from landform.program.basis import nodal_basis
 from landform.program.bend import bend, spline_room
 from landform.program.program import Program
 from landform.program.room import Room, Width, rooms
+from landform.program.rows import rows_by_carrying
 from landform.program.schedule import (
     Open,
     closed,
@@ -38,7 +39,7 @@ class Holding:
     """The finest resolution of one form.
 
     Attributes:
-        form: ``"hats"`` | ``"strips"`` | ``"hinges"``.
+        form: ``"hats"`` | ``"rows"`` | ``"strips"`` | ``"hinges"``.
         schedule: ``"carry"`` | ``"recompute"``.
         cells: Cells an axis; 0 if nothing fits.
         knots: Hinges of the response curve that are left at that resolution; 0 in the direct form.
@@ -194,7 +195,7 @@ def needed(cells: Sequence[int], *, form: str, knots: int, channels: int = 1, ax
 
     Args:
         cells: Cells an axis.
-        form: ``"hats"``, ``"strips"`` or ``"hinges"``.
+        form: ``"hats"``, ``"rows"``, ``"strips"`` or ``"hinges"``.
         knots: Hinges of the response curve a channel; 0 for the direct form.
         channels: Channels of the pattern.
         axis_aligned: Whether h itself is injected.
@@ -258,7 +259,7 @@ def fits(
 def _forms(z: int) -> list[tuple[str, str]]:
     """Return every form and schedule there is for z coordinates."""
     forms = [("hats", "carry"), ("hats", "recompute")]
-    return forms + {1: [("hinges", "carry")], 2: [("strips", "carry")]}.get(z, [])
+    return forms + {1: [("hinges", "carry")], 2: [("rows", "carry"), ("strips", "carry")]}.get(z, [])
 
 
 @dataclass(frozen=True)
@@ -337,7 +338,7 @@ def _holding(
             low, high = (middle, high) if fits(middle, check) else (low, middle)
         return low
 
-    least = max(2 if form == "strips" else 1, above + 1)
+    least = max(2 if form in ("rows", "strips") else 1, above + 1)
     cells = finest(with_curve)
     plain = finest(without, known=cells) if direct else 0  # what fits before a curve fits without one
     begin = 0  # as early as it can be, to leave most room for the curve
@@ -378,11 +379,14 @@ def _schedule(
         if form == "hinges":
             axes = [generic.random((n + 1, channels)) for n in cells]
             return delayed(lambda w: sums_by_carrying(axes, w, per_hinge), widths, len(cells), place, begin)
-        if form == "strips":
+        if form in ("rows", "strips"):
             if min(cells) < 2:
                 return None
-            flat = generic.random((*mesh.shape, channels))
-            return delayed(lambda w: strips_by_carrying(flat, w, per_hinge), widths, len(cells), place, begin)
+            flat, few = (
+                generic.random((*mesh.shape, channels)),
+                rows_by_carrying if form == "rows" else strips_by_carrying,
+            )
+            return delayed(lambda w: few(flat, w, per_hinge), widths, len(cells), place, begin)
         basis = nodal_basis(mesh, torch.from_numpy(0.1 + generic.random((*mesh.shape, channels))))
         pack = hats_by_carrying if schedule == "carry" else hats_by_recomputing
         return delayed(lambda w: pack(basis, w, per_hinge), widths, len(cells), place, begin)

@@ -14,6 +14,7 @@ from landform.program.bend import Curve, bend, spline_room
 from landform.program.program import Program
 from landform.program.room import Room, Width, rooms
 from landform.program.rounding import predicted_rounding
+from landform.program.rows import rows_by_carrying
 from landform.program.schedule import (
     Open,
     closed,
@@ -24,7 +25,7 @@ from landform.program.schedule import (
     sums_by_carrying,
 )
 
-Form = Literal["auto", "hats", "strips", "hinges"]
+Form = Literal["auto", "hats", "rows", "strips", "hinges"]
 Schedule = Literal["auto", "carry", "recompute"]
 UNLIMITED = 1 << 40
 LARGE = 100_000  # non-zero weights above which fewer points are taken
@@ -77,8 +78,9 @@ def compile_pattern(
             compiles the direct form: the program's output is the pattern itself.
         widths: Widths (or rooms) of all hidden layers, the injected one first; ``None`` builds to fit.
         per_hinge: Network units that a ReLU takes: 2 for LeakyReLU, since relu(t) = (lr(t) + α·lr(−t))/(1 − α²).
-        form: ``"hats"`` (rough patterns in float32), ``"strips"`` (z = 2: few units, cancellation about n²·u),
-            ``"hinges"`` (z = 1 and sums), or ``"auto"``: by the rounding predicted at `SAMPLES` points in ``dtype``.
+        form: ``"hats"`` (rough patterns in float32), ``"rows"`` (z = 2: few units in float32, two layers more),
+            ``"strips"`` (z = 2: few units, cancellation about n²·u), ``"hinges"`` (z = 1 and sums), or ``"auto"``:
+            by the rounding predicted at `SAMPLES` points in ``dtype``; rows only where hats do not fit.
         schedule: ``"carry"``, ``"recompute"`` or ``"auto"`` (the one that uses fewer layers).
         axis_aligned: Inject h itself into the first bias (the statement of Theorem 1), or the hinges, which saves a
             layer and moves the biases along general directions.
@@ -193,6 +195,9 @@ def _candidates(
         if pattern.z == 2 and min(mesh.cells) > 1:
             rows = _for_strips(pattern.values.reshape(*mesh.shape, -1).numpy(), mesh.cells, dtype)
             count = (mesh.cells[1] - 1) * rows.shape[2]
+            plain = pattern.values.reshape(*mesh.shape, -1).numpy()
+            height = (mesh.cells[1] + 1) * plain.shape[2]
+            tries["rows", "carry"] = lambda: (begun(lambda w: rows_by_carrying(plain, w, per_hinge)), height, 0.0)
             tries["strips", "carry"] = lambda: (begun(lambda w: strips_by_carrying(rows, w, per_hinge)), count, 0.0)
     wanted = {key: make for key, make in tries.items() if form in ("auto", key[0]) and schedule in ("auto", key[1])}
     if not wanted:
@@ -200,10 +205,11 @@ def _candidates(
         raise InputError(
             f"form='{form}' with schedule='{schedule}' does not exist for z = {pattern.z}; there are: {offered}"
         )
-    found, reasons = [], []
+    found: list[Candidate] = []
+    reasons: list[str] = []
     for name, how in list(wanted):
         make = wanted.get((name, how))
-        if make is None:
+        if make is None or (form == "auto" and name == "rows" and any(c.form == "hats" for c in found)):
             continue
         try:
             state, basis_size, truncation = make()

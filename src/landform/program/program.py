@@ -54,9 +54,9 @@ class Program:
     Args:
         layers: Hidden layers. ``layers[0]`` reads h, the others the layer before.
         readout: The last affine map (its ``carried`` is unused).
-        form: ``"hats"`` | ``"strips"`` | ``"hinges"``.
+        form: ``"hats"`` | ``"rows"`` | ``"strips"`` | ``"hinges"``.
         schedule: How the units were spread over layers, for people.
-        basis: Number of basis functions kept (hats, strips or hinges).
+        basis: Number of basis functions kept (hats, rows, strips or hinges).
         notes: Facts a user should see: what was chosen, what it costs.
     """
 

@@ -196,16 +196,17 @@ def _one_block(stack: Stack, block: Block, basis: Basis, widths: Sequence[Room],
         kept = [g for g in [*kept] if g in block.needed_from(number + 1)]
         units = [stack.carry(group) for group in kept]
         units += [Units(n, e.size, resolve(e, block.hinges), e.bias) for n, e in inner.items()]
-        _check(units, number + 1, widths, per_hinge)
+        require_room(units, number + 1, widths, per_hinge)
         stack.add("max-tree", units)
         kept += list(inner)
     units = [Units("hats", block.hats.size, resolve(block.hats, block.hinges), block.hats.bias)]
-    _check(units, len(block.inner) + 1, widths, per_hinge)
+    require_room(units, len(block.inner) + 1, widths, per_hinge)
     stack.add("hats", units)
     return Open(stack, [("hats", basis.coefficient.T)], np.zeros(basis.channels) + basis.base, "one block")
 
 
-def _check(units: Sequence[Units], layer: int, widths: Sequence[Room], per_hinge: int) -> None:
+def require_room(units: Sequence[Units], layer: int, widths: Sequence[Room], per_hinge: int) -> None:
+    """Raise `CapacityError` if a layer does not hold these units."""
     carried = sum(u.size for u in units if u.carried)
     hinges = sum(u.size for u in units if not u.carried)
     if layer >= len(widths) or not widths[layer].holds(carried, hinges, per_hinge):
