@@ -224,3 +224,19 @@ def test_compression_moves_the_surface_by_no_more_than_its_tolerance(tolerance):
     off = (losses_at(imprint, nodes)[:, 0] - imprint.target(nodes)).abs().max()
     assert off <= (tolerance + 2e-4) * (hi - lo)
     assert off <= imprint.certificate.bound
+
+
+@pytest.mark.parametrize(
+    ("widths", "form"),
+    [
+        ((2, 128, 128, 128, 128, 128), "rows"),
+        ((2, 128, 128, 128, 128, 6), "strips"),  # rows would leave 6 knots for the response curve
+        ((2, 128, 128, 128), "strips"),
+        ((2, 128, 128, 128, 700, 128), "hats"),
+    ],
+)
+def test_rough_patterns_are_rows_where_hats_do_not_fit_and_the_response_curve_has_room(widths, form):
+    values = torch.rand(25, 25, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    imprint = made(lf.Pattern(values), mlp(widths))
+    assert imprint.meta["form"] == form
+    assert imprint.certificate.curve < 2e-4

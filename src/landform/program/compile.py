@@ -123,6 +123,8 @@ def compile_pattern(
     if not candidates:
         raise CapacityError("the network does not hold this pattern: " + "; ".join(reasons))
     left = list(candidates)
+    if form == "auto" and curves is not None:
+        left = _with_room(left, curves, inner, _channels(pattern), per_hinge)
     while True:
         chosen = _choose(left, target_error)
         try:
@@ -136,6 +138,28 @@ def compile_pattern(
                 raise
     program = replace(program, notes=_notes(candidates, chosen, dtype, target_error))
     return program if axis_aligned else program.merged()
+
+
+def _with_room(
+    candidates: list[Candidate],
+    curves: Callable[[int], Sequence[Curve]],
+    inner: Sequence[Room],
+    channels: int,
+    per_hinge: int,
+) -> list[Candidate]:
+    """Leave rows out where they leave the response curve fewer knots than another form: a coarse curve errs more."""
+    if len({candidate.form == "rows" for candidate in candidates}) < 2:
+        return candidates
+
+    def knots(candidate: Candidate) -> int:
+        room = spline_room(inner[candidate.state.layers :], channels, per_hinge)
+        try:
+            return min(len(curve.knots) for curve in curves(room))
+        except CapacityError:
+            return 0
+
+    found = [knots(candidate) for candidate in candidates]
+    return [c for c, k in zip(candidates, found, strict=True) if c.form != "rows" or k == max(found)]
 
 
 def _finished(
