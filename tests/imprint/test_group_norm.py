@@ -51,6 +51,7 @@ NETS = {
     "leaky": lambda: convolutional(lambda width: nn.GroupNorm(4, width), lambda: nn.LeakyReLU(0.1)),
     "residual": lambda: grouped(ResNet(stem=32, widths=((32, 1), (48, 2), (64, 2)), blocks=2), 8),
     "layer norm": perceptron,
+    "layer norm over samples": lambda: convolutional(lambda width: nn.LayerNorm([width, 8, 8])),
     "instance norm with statistics": lambda: convolutional(
         lambda width: nn.InstanceNorm2d(width, affine=True, track_running_stats=True)
     ),
@@ -171,6 +172,14 @@ def test_an_unbalanced_group_is_seen():
     assert error_of(made) * (made.range[1] - made.range[0]) <= again.bound
 
 
+def test_a_layer_norm_that_differs_between_positions_is_not_proved():
+    torch.manual_seed(0)
+    made = lf.imprint(PATTERN, lf.Task(NETS["layer norm over samples"](), data=(X, Y)))
+    assert made.subspace.moved == ("1.bias",)
+    made.subspace.origin["4.weight"][0, 3, 3] *= 1.001
+    assert "'4.weight' differs between positions" in lf.certify(made).failures[0]
+
+
 def test_a_spread_that_is_not_small_beside_eps_is_not_proved():
     torch.manual_seed(0)
     made = lf.imprint(PATTERN, lf.Task(NETS["eight groups, biases"](), data=(X, Y)))
@@ -209,7 +218,8 @@ class Preact(nn.Module):
         (lambda: [nn.GroupNorm(4, 16, eps=0.0)], r"'1' has eps = 0"),
         (lambda: [nn.MaxPool2d(2), nn.GroupNorm(4, 16)], r"'2' takes the mean of channels together"),
         (lambda: [nn.ReLU(), Preact()], r"'2.norm' takes the mean of channels together"),
-        (lambda: [nn.LayerNorm([16, 8, 8])], r"'1' is a LayerNorm over \(16, 8, 8\)"),
+        (lambda: [nn.LayerNorm([8, 8])], r"'1' is a LayerNorm over \(8, 8\)"),
+        (lambda: [nn.LayerNorm([8])], r"'1' is a LayerNorm over \(8,\)"),
     ],
 )
 def test_what_does_not_fit_is_named(middle, message):

@@ -139,8 +139,8 @@ class _Reader:
             made.bias,
             self.reach[number],
             self.reach[self.graph.ops[number].inputs[0]],
-            exact(self.origin[f"{op.name}.weight"]),
-            exact(self.origin[f"{op.name}.bias"]),
+            per_channel(self.origin[f"{op.name}.weight"], f"{op.name}.weight"),
+            per_channel(self.origin[f"{op.name}.bias"], f"{op.name}.bias"),
             float(norm.eps),
             ROUNDOFF[self.dtype],
         )
@@ -184,7 +184,9 @@ class _Reader:
                     alive = np.ones(op.channels, dtype=bool)
                 size = size + op.smooth
                 if op.name == self.found.entrance and op.kind in ("map", "norm"):
-                    moved = np.stack([exact(d[self.found.injected]) for d in self.subspace.directions])
+                    moved = np.stack(
+                        [per_channel(d[self.found.injected], "direction") for d in self.subspace.directions]
+                    )
                     alive, size = alive | (moved != 0).any(axis=0), size + np.abs(moved).sum(axis=0)
             if not size.max(initial=0.0) < largest / 4:
                 raise InputError("some unit may overflow, even if no other reads it: a weight is far too large")
@@ -337,7 +339,7 @@ class _Reader:
     def _injected(self, number: int, channels: np.ndarray) -> _Map:
         """Return the coordinates' way in: the constants and what the directions add to them."""
         key = self.found.injected
-        columns = np.stack([exact(d[key]) for d in self.subspace.directions], axis=1)
+        columns = np.stack([per_channel(d[key], "direction") for d in self.subspace.directions], axis=1)
         return _Map(sp.csr_matrix(columns[channels]), self.maps[number].bias[channels])
 
     def _part(self, number: int, channels: np.ndarray, where: Mapping[int, np.ndarray], width: int) -> _Map:
@@ -374,6 +376,18 @@ class _Reader:
             total = total + _embedded(unit[:, np.flatnonzero(self.need[source])], at, width)
             start += size
         return _Map(total.tocsr(), np.zeros(len(channels)))
+
+
+def per_channel(tensor: Tensor, name: str) -> np.ndarray:
+    """Return what a norm's parameter is in each channel, which must be the same at all positions.
+
+    Raises:
+        InputError: If it is not.
+    """
+    rows = tensor.reshape(len(tensor), -1)
+    if bool((rows != rows[:, :1]).any()):
+        raise InputError(f"'{name}' differs between positions; the proof covers tensors that are the same at all")
+    return exact(rows[:, 0])
 
 
 def _embedded(rows: sp.csr_matrix, at: np.ndarray, width: int) -> sp.csr_matrix:

@@ -61,9 +61,9 @@ def outputs_at(imprint: Imprint, h: Float64[Tensor, "points z"]) -> tuple[Tensor
     rows: list[tuple[Tensor, ...]] = []
     for points in torch.split(h, max(1, min(BATCH, NUMBERS // (positions * max(found.widths))))):
         # the same additions, in the same order, as Subspace.at
-        bias = imprint.subspace.origin[key].expand(len(points), -1).clone()
+        bias = imprint.subspace.origin[key].expand(len(points), *imprint.subspace.origin[key].shape).clone()
         for coordinate, direction in zip(points.T, imprint.subspace.directions, strict=True):
-            bias += coordinate.to(dtype)[:, None] * direction[key]
+            bias += coordinate.to(dtype).reshape(-1, *[1] * (bias.ndim - 1)) * direction[key]
         hook = entrance.register_forward_hook(lambda _module, _inputs, output, bias=bias: _everywhere(bias, output))
         try:
             with torch.no_grad():
@@ -97,7 +97,7 @@ def _sample(imprint: Imprint, found: Network) -> tuple[Tensor, int]:
 
 def _everywhere(bias: Tensor, output: Tensor) -> Tensor:
     """Return the constants in the shape of the entrance's output: the same at all positions."""
-    return bias.reshape(*bias.shape, *[1] * (output.ndim - 2)).expand_as(output).contiguous()
+    return bias.reshape(*bias.shape, *[1] * (output.ndim - bias.ndim)).expand_as(output).contiguous()
 
 
 def stream_outputs(imprint: Imprint, h: Float64[Tensor, "points z"]) -> Tensor:

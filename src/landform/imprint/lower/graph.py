@@ -10,7 +10,7 @@ into an `Op`, writes numbers into its parameters and reads them back:
 ==================  ==============================================================================================
 `affine.py`         Linear, convolutions and transposed ones: any matrix between channels, at one tap of the kernel
 `batchnorm.py`      BatchNorm1d, 2d, 3d: carries every register, sets a constant where there is no bias
-`groupnorm.py`      GroupNorm, LayerNorm over features: the same, with one channel of each group given up
+`groupnorm.py`      GroupNorm, LayerNorm over a sample: the same, with one channel of each group given up
 `activation.py`     ReLU, LeakyReLU, PReLU, ReLU6 and the like: the hinges
 `pooling.py`        max, average and adaptive pools, means over positions
 `merge.py`          residual sums and concatenation

@@ -1,4 +1,4 @@
-"""GroupNorm and LayerNorm over features: norms that take mean and spread from several channels together.
+"""GroupNorm and LayerNorm over a whole sample: norms that take mean and spread from several channels together.
 
 y = (x − μ)·γ/√(v + eps) + β, μ and v the mean and variance over a group of channels and all positions. Two things stand
 in the way of registers, and both can be arranged away.
@@ -9,7 +9,9 @@ in the way of registers, and both can be arranged away.
   the group's mean is 0 whatever the registers hold, and its γ is 0. What remains of the mean is its rounding.
 
 So GroupNorm is a BatchNorm with one channel a group less. With γ = 0 its output is exactly β, as there: channels that
-are left alone are constants, and a pattern may enter. A group of a single channel (InstanceNorm) carries nothing.
+are left alone are constants, and a pattern may enter. A LayerNorm over channels and positions is a GroupNorm of one
+group, whose γ and β stand at every position: they are written the same at all. A group of a single channel
+(InstanceNorm) carries nothing.
 
 Carries: any registers, one fewer a group than channels. Computes: constants. Holds: nothing of its own.
 """
@@ -25,7 +27,7 @@ from torch.nn import functional
 from landform.errors import ArchitectureError, CapacityError
 from landform.imprint.lower.graph import Call, Op
 
-COVERS = "GroupNorm, LayerNorm over features"
+COVERS = "GroupNorm, LayerNorm over features or whole samples"
 KINDS = (nn.GroupNorm, nn.LayerNorm)
 SMALL = 2.0**-50
 """How large registers of size 1 are beside √eps: squares are 2^-100, and registers up to 2^20 are as good as exact."""
@@ -46,7 +48,7 @@ def read(call: Call) -> Op | None:
         groups = module.num_groups
     elif isinstance(module, nn.LayerNorm):
         groups = 1
-        _require_features(call, module)
+        _require_sample(call, module)
     else:
         if call.target in (functional.group_norm, functional.layer_norm):
             raise ArchitectureError(f"'{call.name}' is called as a function; use the module, nn.GroupNorm")
@@ -62,18 +64,30 @@ def read(call: Call) -> Op | None:
             f"'{call.name}' has eps = {module.eps}; registers are written small beside it: use 1e-5"
         )
     shape = call.shapes[0]
-    positions = 0 if shape is None else math.prod(shape[2:])
+    known = module.normalized_shape if isinstance(module, nn.LayerNorm) else None if shape is None else shape[1:]
+    positions = 0 if known is None else math.prod(known[1:])
     return Op("norm", call.name, call.inputs[:1], channels, terms=positions, shared=channels // groups)
 
 
-def _require_features(call: Call, module: nn.LayerNorm) -> None:
-    """Refuse a LayerNorm that is no GroupNorm with one group on ``[batch, features]``."""
+def _require_sample(call: Call, module: nn.LayerNorm) -> None:
+    """Refuse a LayerNorm that is no GroupNorm of one group, over all of ``[batch, channels, …]``."""
     shape, wanted = call.shapes[0], tuple(module.normalized_shape)
-    if wanted != (call.channels[0],) or (shape is not None and len(shape) != 2):
+    if wanted[0] != call.channels[0] or (shape is not None and wanted != tuple(shape[1:])):
         raise ArchitectureError(
-            f"'{call.name}' is a LayerNorm over {wanted} of a tensor with {call.channels[0]} channels; landform covers"
-            " it on [batch, features], and in transformers; in a convolutional net use nn.GroupNorm(1, channels)"
+            f"'{call.name}' is a LayerNorm over {wanted} of a tensor with {call.channels[0]} channels"
+            f"{'' if shape is None else f', each {tuple(shape[1:])}'}; landform covers it over a whole sample, and in"
+            " transformers; in a convolutional net use nn.GroupNorm(1, channels)"
         )
+
+
+def everywhere(values: Tensor, like: Tensor) -> Tensor:
+    """Return one value a channel in the shape of a norm's parameter: the same at all positions, where it has some.
+
+    Example:
+        >>> everywhere(torch.tensor([1.0, 2.0]), torch.zeros(2, 3)).tolist()
+        [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+    """
+    return values.reshape(-1, *[1] * (like.ndim - 1)).expand(like.shape).clone() if like.ndim > 1 else values
 
 
 def scale_for(norm: nn.Module, gain: float) -> float:
@@ -95,7 +109,8 @@ def parameters(name: str, norm: nn.Module, used: np.ndarray, constant: np.ndarra
     assert isinstance(norm, KINDS)
     dtype = norm.weight.dtype
     gain = torch.from_numpy(np.where(used, math.sqrt(norm.eps) / scale, 0.0)).to(dtype)
-    return {f"{name}.weight": gain, f"{name}.bias": torch.from_numpy(np.asarray(constant, dtype=float)).to(dtype)}
+    shift = torch.from_numpy(np.asarray(constant, dtype=float)).to(dtype)
+    return {f"{name}.weight": everywhere(gain, norm.weight), f"{name}.bias": everywhere(shift, norm.bias)}
 
 
 def balanced(rows: sp.csr_matrix, shared: int, dtype: torch.dtype, name: str) -> sp.csr_matrix:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from landform.errors import CapacityError
+from landform.imprint.lower.groupnorm import everywhere
 from landform.imprint.lower.pen import Pen
 from landform.imprint.lower.placing import Placing, among_groups, single
 from landform.imprint.lower.registers import (
@@ -88,13 +89,15 @@ class Writer:
         inside = name == f"{stage.map}.bias"  # then the norms are identities; else the first one is the constant
         scale = self.pen.scale_for(stage) if inside and stage.cap < 1.0 else 1.0  # far below the norm's mean
         if not self.pen.dry:
-            size = dict(self.model.named_parameters())[name].shape[0]
+            parameter = dict(self.model.named_parameters())[name]
+            size = parameter.shape[0]
             constant = np.zeros(size)
             constant[:count] = scale * (scaled @ layer.bias)
             dense = np.zeros((size, self.program.z))
             dense[:count] = scale * (scaled @ layer.weight).toarray()
             self.directions = tuple(
-                {name: torch.from_numpy(dense[:, i].copy()).to(self.pen.dtype)} for i in range(self.program.z)
+                {name: everywhere(torch.from_numpy(dense[:, i].copy()).to(self.pen.dtype), parameter)}
+                for i in range(self.program.z)
             )
             self.pen.silence(stage.map)
             used, shift = np.arange(stage.width) < count, np.zeros(stage.width)
@@ -103,7 +106,7 @@ class Writer:
                     self.pen.set_norm(norm, used, shift, 1.0 if position else scale)
                 else:
                     self.pen.silence(norm)
-            self.pen.parameters[name] = torch.from_numpy(constant).to(self.pen.dtype)
+            self.pen.parameters[name] = everywhere(torch.from_numpy(constant).to(self.pen.dtype), parameter)
         recover = (back @ sp.diags(1 / factor)).tocsr()
         placed = single((sp.diags(factor) @ expand).tocsr(), recover, np.arange(count), factor * top)
         return self.after(self.following(), placed, stage.times, stage.width, self.pen.one(stage, count))
