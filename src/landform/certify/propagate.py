@@ -19,6 +19,7 @@ from landform.mesh import Mesh
 
 U64 = 2.0**-53
 SLACK = 1.01  # second-order terms: k·u < 0.001 for every k that occurs
+CARRIED = 1 + 2.0**-9  # the same, for what only passes through a sum: registers pass dozens
 BLOCK = 1 << 23  # entries of a dense block: 64 MB
 MAX_ENTRIES = 1 << 29  # entries of a layer's values: 4 GB, and as much for the errors
 FEW = 16  # rows with at most this many terms may take the sparse way
@@ -228,7 +229,7 @@ def _sums(field: Field, step: Step, bias: np.ndarray, roundoff: float) -> tuple[
         up = field.times(positive, "value") + np.maximum(bias, 0)[:, None]
         down = field.times(negative, "value") + np.maximum(-bias, 0)[:, None]
         pre, partial = up - down, np.maximum(up, down)
-    carried, whole = SLACK * field.times(abs(weight), "error"), field.whole(weight)
+    carried, whole = CARRIED * field.times(abs(weight), "error"), field.whole(weight)
     terms = (np.diff(weight.indptr) + (bias != 0))[:, None].astype(float)
     if terms.max(initial=0) > FEW:
         terms = np.minimum(terms, field.active_terms(weight) + (bias != 0)[:, None])
