@@ -43,14 +43,12 @@ def prove_post_stream(imprint: Imprint, stream: PostStream) -> Parts:
     maps = [m for mlp in stream.mlps for m in (mlp.up, mlp.gate, mlp.down) if m is not None]
     maps += [m for m in (stream.tail.dense, stream.head) if m is not None]
     tail_norms = [stream.tail.norm] if stream.tail.norm is not None else []
-    require_silence(imprint.model, maps, [stream.entry, *stream.norms, *tail_norms], stream.entry, imprint.subspace)
+    norms = [stream.entry, *stream.norms, *tail_norms]
+    require_silence(imprint.model, maps, norms, stream.entry, imprint.subspace, stem=stream.stem)
     mesh = pattern.mesh
     h = start_coordinates(mesh)
-    if bool((weights.moved(stream.entry.gain, h) + stream.entry.gain_offset).any()):
-        raise ProofError(f"gains of '{stream.entry.name}' are not zero, so the stream depends on the input")
-    value = weights.moved(stream.entry.bias, h)
-    state = PostState(value, U64 * np.abs(value), used=np.zeros(stream.width, dtype=bool))
     signal = _Signal()
+    state = _start(weights, stream, h, signal)
     target = int(np.abs(response.ray.numpy()).argmax())
     readers = {mlp.norm.name: (number, mlp) for number, mlp in enumerate(stream.mlps)}
     for norm, after in zip((stream.entry, *stream.norms), (*stream.norms, None), strict=True):
@@ -72,6 +70,16 @@ def prove_post_stream(imprint: Imprint, stream: PostStream) -> Parts:
     if signal.piece is None:
         raise ProofError("no perceptron bends the pattern register: the response curve is missing")
     return _follow(weights, stream, imprint, state, signal, target, pattern.values.reshape(-1).numpy())
+
+
+def _start(weights: Weights, stream: PostStream, h: np.ndarray, signal: "_Signal") -> "PostState":
+    """Return the stream behind the first norm: that of the stem, or where the gains are 0 the norm's bias."""
+    reads = bool((weights.moved(stream.entry.gain, h) + stream.entry.gain_offset).any())
+    if reads and stream.stem is None:
+        raise ProofError(f"gains of '{stream.entry.name}' are not zero, so the stream depends on the input")
+    value = weights.moved(stream.stem.bias if stream.stem is not None and reads else stream.entry.bias, h)
+    state = PostState(value, U64 * np.abs(value), used=np.zeros(stream.width, dtype=bool))
+    return _normalise(weights, stream.entry, state, signal) if reads else state
 
 
 @dataclass

@@ -66,7 +66,7 @@ def prove_stream(imprint: Imprint, stream: Stream) -> Parts:
     _require_silence(imprint, stream)
     mesh = pattern.mesh
     weights, h = Weights(stream.width, imprint.subspace, imprint.model), start_coordinates(mesh)
-    state = start(weights, stream, mesh.n_nodes)
+    state = start(weights, stream, h)
     for mlp in stream.mlps[: imprint.spline_stage]:
         push_block(weights, mesh, mlp, state, h)
     values = pattern.values.reshape(-1).numpy()
@@ -93,7 +93,8 @@ def _require_silence(imprint: Imprint, stream: Stream) -> None:
     norms = [*(mlp.norm for mlp in stream.mlps), stream.final]
     tables = {stream.tokens, stream.tied, *(mlp.scale for mlp in stream.mlps)}
     tables |= {mlp.tap.weight for mlp in stream.mlps if mlp.tap is not None}
-    require_silence(imprint.model, [*maps, stream.head], norms, stream.mlps[0].norm, imprint.subspace, tables)
+    entry = stream.mlps[0].norm
+    require_silence(imprint.model, [*maps, stream.head], norms, entry, imprint.subspace, tables, stream.stem)
 
 
 def _require_identity(imprint: Imprint, mlp: Mlp) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landform.certify.propagate import SLACK, ProofError
+from landform.certify.propagate import SLACK, U64, ProofError
 from landform.imprint.lower.overhear import is_norm
+from landform.imprint.lower.stem import Stem
 from landform.imprint.lower.stream import Map, Mlp, Norm, Stream
 from landform.mesh import Mesh
 from landform.subspace import Subspace
@@ -94,6 +95,7 @@ def require_silence(
     entry: Norm,
     subspace: Subspace,
     tables: Collection[str | None] = (),
+    stem: Stem | None = None,
 ) -> None:
     """Refuse a network in which anything but what the proof follows may add to the stream.
 
@@ -104,11 +106,13 @@ def require_silence(
         entry: The norm at which h enters.
         subspace: Origin and directions.
         tables: Names of embeddings that it follows.
+        stem: The layer whose bias starts the stream, or None.
 
     Raises:
         ProofError: Naming the parameter.
     """
-    used = {name for m in maps for name in (m.weight, f"{m.name}.bias")} | set(tables)
+    start = set() if stem is None else {stem.bias}
+    used = {name for m in maps for name in (m.weight, f"{m.name}.bias")} | set(tables) | start
     first = {id(value): name for name, value in model.named_parameters()}
     used |= {first[id(v)] for name, v in model.named_parameters(remove_duplicate=False) if name in used}
     own = {key for norm in norms for key in (norm.gain, norm.bias)}
@@ -122,12 +126,17 @@ def require_silence(
             raise ProofError(f"'{name}' is not zero, so something beside the perceptrons may reach the stream")
         if name.endswith("bias"):
             raise ProofError(f"'{name}', the bias of a norm before a mixer, is not zero")
-    if set(subspace.moved) - {entry.gain, entry.bias}:
-        raise ProofError(f"the directions move {', '.join(subspace.moved)}; the proof covers norm '{entry.name}' alone")
+    if set(subspace.moved) - {entry.gain, entry.bias, *start}:
+        where = f"norm '{entry.name}'" if stem is None else f"'{stem.bias}' and norm '{entry.name}'"
+        raise ProofError(f"the directions move {', '.join(subspace.moved)}; the proof covers {where} alone")
 
 
-def start(weights: Weights, stream: Stream, nodes: int) -> State:
+def start(weights: Weights, stream: Stream, h: np.ndarray) -> State:
     """Return the stream that every token starts, ± what tokens differ by."""
+    nodes = h.shape[1]
+    if stream.stem is not None:
+        value = weights.moved(stream.stem.bias, h)
+        return State(value, U64 * np.abs(value))
     low = high = np.zeros(stream.width)
     if stream.tokens is not None:
         table: Tensor = weights.origin[stream.tokens].detach().double()

@@ -5,14 +5,15 @@ gain C·√(2/d) on the coordinates in use, a norm maps x to λ·(x − mean), t
 coordinate. Units read differences to a coordinate that started as 0, which has been shifted just as far, and constants
 from the pair (+C, −C), which has been scaled just as much. So all that remains is a common factor Π λ close to 1.
 
-The first norm, behind the embeddings, is where everything enters: its gains are 0 (whatever the embeddings are), its
-bias is (0, +C, −C, h_1 … h_z, 0 …). Behind the last norm may stand a head, a pooler (a tanh, used where it is linear),
-or the transform of a masked language model (a dense layer, an activation and one more norm).
+Everything enters as (0, +C, −C, h_1 … h_z, 0 …): at the bias of the layer that starts the stream, where there is one,
+its weights 0; behind embeddings at that of the first norm, whose gains are 0 (whatever the embeddings are). Behind the
+last norm may stand a head, a pooler (a tanh, used where it is linear), or the transform of a masked language model (a
+dense layer, an activation and one more norm).
 """
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from landform.errors import ArchitectureError, CapacityError
 from landform.imprint.lower.overhear import Call, is_norm, overhear
 from landform.imprint.lower.smooth import PAIR_SIZE, SATURATED, STEEP, balances, units_of, weigh
+from landform.imprint.lower.stem import Stem, find_stem
 from landform.imprint.lower.stream import (
     ACTIVATIONS,
     Map,
@@ -71,6 +73,7 @@ class PostStream:
         tail: What follows the last norm.
         head: The map to the outputs.
         pooled: Positions whose mean is taken behind the last norm, 1 for none.
+        stem: The layer whose bias starts the stream of every token, where there is one.
     """
 
     width: int
@@ -80,6 +83,7 @@ class PostStream:
     tail: Tail
     head: Map
     pooled: int = 1
+    stem: Stem | None = None
 
 
 def find_any_stream(model: nn.Module, sample: Any) -> "Stream | PostStream":
@@ -105,8 +109,12 @@ def find_any_stream(model: nn.Module, sample: Any) -> "Stream | PostStream":
         first, writer, then = calls[norms[0]], calls[norms[1] - 1], calls[norms[1]]
         if first.returned.shape == writer.returned.shape and close(then.given, first.returned + writer.returned):
             names = dict(network.named_parameters(remove_duplicate=False))
-            return find_post_stream(calls, names, type(model).__name__)
-    return stream_in(heard, network)
+            post = find_post_stream(calls, names, type(model).__name__)
+            return replace(post, stem=find_stem(model, sample, post.entry.name, post.width))
+    stream = stream_in(heard, network)
+    if stream.tied is not None or stream.final.kind != "layer":
+        return stream
+    return replace(stream, stem=find_stem(model, sample, stream.opening, stream.width))
 
 
 def find_post_stream(calls: Sequence[Call], names: Mapping[str, Any], who: str) -> PostStream:
@@ -203,14 +211,15 @@ def write_post_stream(
     if used > d:
         raise CapacityError(f"the pattern needs {used} coordinates, the stream has {d}")
     balance = slice(used, used + balances(program, d - used, size))
-    assert stream.entry.bias is not None
-    out[stream.entry.bias][PLUS], out[stream.entry.bias][MINUS] = size, -size
+    start = stream.entry.bias if stream.stem is None else stream.stem.bias
+    assert start is not None
+    out[start][PLUS], out[start][MINUS] = size, -size
     directions = []
     for i in range(z):
-        direction = torch.zeros_like(out[stream.entry.bias])
+        direction = torch.zeros_like(out[start])
         direction[FIRST + i] = 1.0
-        directions.append({stream.entry.bias: direction})
-    for norm in stream.norms:
+        directions.append({start: direction})
+    for norm in stream.norms if stream.stem is None else (stream.entry, *stream.norms):
         out[norm.gain][: balance.stop] = size * (2 / d) ** 0.5
 
     def store(which: Map, weight: np.ndarray) -> None:
@@ -251,6 +260,8 @@ def write_post_stream(
         weight = weight + floor
     store(stream.head, weight)
     words = f"biases of '{stream.entry.name}', the normalisation behind the embeddings, whose gains are 0"
+    if stream.stem is not None:
+        words = f"biases of '{stream.stem.name}', the layer that starts the stream, whose weights are 0"
     return out, tuple(directions), words
 
 

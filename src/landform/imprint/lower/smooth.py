@@ -5,8 +5,10 @@ What each part does here:
 - **Activation.** a(t) − a(−t) = t for GELU, SiLU and ReLU, so two units pass a signed number exactly. A hinge is
   a(βt)/β with β a power of two: it differs from relu(t) only within some 40/β of the knot, by at most 0.17/β (GELU) or
   0.28/β (SiLU).
-- **LayerNorm.** Gain 0 makes its output its bias: that is where h enters. Further on the stream carries a pair
-  (+C, −C), so its variance is 2C²/d·(1 + |u|²/2C²) whatever the registers u hold, and a gain of C·√(2/d) reads a
+- **Stem.** Where the bias of a Linear or convolution starts the stream of every token, h enters there, beside +C and
+  −C, and is read as all registers are.
+- **LayerNorm.** Gain 0 makes its output its bias: that is where h enters otherwise. Further on the stream carries a
+  pair (+C, −C), so its variance is 2C²/d·(1 + |u|²/2C²) whatever the registers u hold, and a gain of C·√(2/d) reads a
   register back as λ·u, λ = (1 + |u|²/2C²)^−½. Each read subtracts a coordinate that is 0, which cancels the mean and
   its rounding; constants are read from the pair, so that a whole unit is scaled by λ and by nothing else.
   Coordinates that are left over hold the registers' sum, negative, so that the mean is (nearly) 0 at all.
@@ -17,8 +19,8 @@ What each part does here:
 - **Tied head.** The embedding is ε·(p0, v, −v, 0 …); coordinates it touches get constants so much larger that its own
   value is lost in rounding, so every token starts the same stream.
 
-After Czarnecki et al., arXiv 1912.07559, Theorem 1, whose injection is a bias of the first layer; a transformer has
-norms there, and the result says so.
+After Czarnecki et al., arXiv 1912.07559, Theorem 1, whose injection is a bias of the first layer; a transformer with
+embeddings has norms there, and the result says so.
 """
 
 from dataclasses import dataclass
@@ -112,7 +114,7 @@ def layout_of(stream: Stream, z: int) -> Layout:
             "a stream under RMSNorm needs a constant to begin with, from one embedding table of full width; this"
             " network has none"
         )
-    if not rms and stream.mlps[0].norm.bias is None:
+    if not rms and stream.stem is None and stream.mlps[0].norm.bias is None:
         raise ArchitectureError(
             f"norm '{stream.mlps[0].norm.name}' has no bias to inject the coordinates into; use LayerNorm(bias=True)"
         )
@@ -120,7 +122,8 @@ def layout_of(stream: Stream, z: int) -> Layout:
     names = ["plus"] if rms else ["zero", "plus", "minus"]
     names += (["base"] if rms else ["base", "still"]) if tied else []
     place = {name: number for number, name in enumerate(names)}
-    injected = tuple(len(names) + i for i in range(z)) if rms else tuple(range(z))
+    early = rms or stream.stem is not None  # h is in the stream from its start
+    injected = tuple(len(names) + i for i in range(z)) if early else tuple(range(z))
     return Layout(
         place.get("zero", -1),
         place["plus"],
@@ -128,8 +131,8 @@ def layout_of(stream: Stream, z: int) -> Layout:
         injected,
         place.get("base", -1),
         place.get("still", -1),
-        len(names) + (z if rms else 0),
-        0 if rms and not tied else 1,
+        len(names) + (z if early else 0),
+        0 if early and not tied else 1,
     )
 
 
@@ -247,6 +250,10 @@ class _Writer:
             table[:, list(layout.injected)] = self.small(z)
             self.out[norm.gain][layout.plus] = self.small(z) / self.size  # reads 1
             key, words = norm.gain, f"gains of '{norm.name}' on constant coordinates (the network has no biases there)"
+        elif self.stream.stem is not None:
+            key = self.stream.stem.bias
+            self.out[key][layout.plus], self.out[key][layout.minus] = self.size, -self.size
+            words = f"biases of '{self.stream.stem.name}', the layer that starts the stream, whose weights are 0"
         else:
             assert norm.bias is not None
             self.out[norm.bias][z] = 1.0  # reads 1
@@ -262,7 +269,7 @@ class _Writer:
     def block(self, number: int, block: Block, *, first: bool, reach: float) -> None:
         """Write one block of units into a perceptron."""
         mlp = self.stream.mlps[number]
-        if first:
+        if first and self.stream.stem is None:
             one = self.layout.plus if self.rms else self.z
             columns = np.array(self.layout.injected)
             read = np.zeros((block.read.shape[0], self.stream.width))
@@ -271,7 +278,7 @@ class _Writer:
             constant = np.zeros(self.stream.width)
             constant[one] = 1.0
         else:
-            read, constant = self.reads(mlp.norm, block)
+            read, constant = self.reads(mlp.norm, block, self.layout.injected[0] if first else self.layout.first)
         steep = 1.0 if mlp.activation == "relu" else STEEP[self.dtype]
         write = np.zeros((self.stream.width, block.read.shape[0]))
         write[self.layout.first : self.layout.first + block.write.shape[0]] = block.write.toarray()
@@ -281,16 +288,16 @@ class _Writer:
             rows, gates, columns_out = self.constants(rows, gates, columns_out, constant, reach, mlp)
         _fill(self.out, mlp, rows, gates, columns_out)
 
-    def reads(self, norm: Norm, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows over the norm's output that read registers and constants, and the row that reads 1."""
+    def reads(self, norm: Norm, block: Block, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows that read registers (from ``start`` on) and constants behind a norm, and one that reads 1."""
         layout, d = self.layout, self.stream.width
         gain = self.gain(self.z)
-        last = layout.first + block.read.shape[1]
-        self.out[norm.gain][layout.first : last] = gain
+        last = start + block.read.shape[1]
+        self.out[norm.gain][start:last] = gain
         self.out[norm.gain][layout.plus] = gain / self.size
         dense = block.read.toarray()
         rows = np.zeros((len(dense), d))
-        rows[:, layout.first : last] = dense
+        rows[:, start:last] = dense
         rows[:, layout.plus] = block.bias
         constant = np.zeros(d)
         constant[layout.plus] = 1.0

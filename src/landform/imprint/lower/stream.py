@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from landform.errors import ArchitectureError
 from landform.imprint.lower.overhear import Call, is_map, is_norm, is_tap, overhear
+from landform.imprint.lower.stem import Stem
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -134,6 +135,8 @@ class Stream:
         positions: Outputs are ``[n, positions, outputs]``: one prediction a position.
         pooled: Positions whose mean is taken, 1 for none.
         pooled_first: The mean is taken before the last norm, not after it.
+        opening: Name of the first norm that reads the stream.
+        stem: The layer whose bias starts the stream of every token, where there is one.
     """
 
     width: int
@@ -145,6 +148,8 @@ class Stream:
     positions: bool
     pooled: int = 1
     pooled_first: bool = False
+    opening: str = ""
+    stem: Stem | None = None
 
 
 def has_stream(model: nn.Module) -> bool:
@@ -228,7 +233,7 @@ def stream_in(heard: Sequence[Call], model: nn.Module) -> Stream:
     width = calls[norms[-1]].given.shape[-1]
     names = dict(model.named_parameters(remove_duplicate=False))
     mlps: list[Mlp] = []
-    pooled, pooled_first = 1, False
+    pooled, pooled_first, opening = 1, False, ""
     problem: ArchitectureError | None = None
     for position, following in reversed(list(itertools.pairwise(norms))):
         norm = calls[position]
@@ -239,6 +244,7 @@ def stream_in(heard: Sequence[Call], model: nn.Module) -> Stream:
         except ArchitectureError as error:  # here the stream begins, or it is of another form
             problem = error
             break
+        opening = norm.name
         if block.found is not None:
             mlps.insert(0, replace(described(block.found, names), scale=block.scale, tap=block.tap))
         if block.pooled > 1:
@@ -266,7 +272,8 @@ def stream_in(heard: Sequence[Call], model: nn.Module) -> Stream:
     whole = [c for c in tables if c.returned.shape == calls[norms[0]].given.shape]
     tokens = f"{whole[0].name}.weight" if len(whole) == 1 else None
     positions = after[0].given.ndim > 2
-    return Stream(width, tuple(mlps), norm_of(last, names), head, tied, tokens, positions, pooled, pooled_first)
+    final = norm_of(last, names)
+    return Stream(width, tuple(mlps), final, head, tied, tokens, positions, pooled, pooled_first, opening)
 
 
 @dataclass(frozen=True)
