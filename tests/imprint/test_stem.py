@@ -115,7 +115,7 @@ class Doubled(nn.Module):
     [
         Encoder(norm_first=True, between=Doubled()),
         Encoder(norm_first=False, between=Doubled()),
-        Encoder(norm_first=False, between=nn.LayerNorm(96)),
+        Encoder(norm_first=True, between=nn.LayerNorm(96)),
         Encoder(norm_first=False, positions="buffer"),
         Encoder(norm_first=True, positions="buffer"),
     ],

@@ -68,7 +68,8 @@ def find_stem(model: nn.Module, sample: Any, norm: str, width: int) -> Stem | No
         if not seen or bool(seen[0].any()):
             return None  # something is added that is no parameter
         probe = torch.linspace(1.0, 2.0, width, dtype=seen[0].dtype)
-        for name in called:
+        candidates = called.copy()
+        for name in candidates:
             bias = network.get_parameter(f"{name}.bias")
             bias.copy_(probe)
             seen.clear()
