@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from landform.calling import as_found
-from landform.imprint.lower.overhear import call_model
+from landform.imprint.lower.overhear import call_model, is_tap
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def find_stem(model: nn.Module, sample: Any, norm: str, width: int) -> Stem | No
             parameter.zero_()
         stack.callback(network.get_submodule(norm).register_forward_pre_hook(before).remove)
         for name, module in network.named_modules():
-            if isinstance(module, (nn.Linear, _ConvNd)) and module.bias is not None and len(module.bias) == width:
+            if _may_start(module, width):
 
                 def after(_module: nn.Module, _given: Any, _returned: Any, name: str = name) -> None:
                     called.extend([] if seen else [name])
@@ -78,3 +78,10 @@ def find_stem(model: nn.Module, sample: Any, norm: str, width: int) -> Stem | No
             if torch.equal(seen[0], probe.expand_as(seen[0])):
                 return Stem(name)
     return None
+
+
+def _may_start(module: nn.Module, width: int) -> bool:
+    """Say whether a layer has a bias of the stream's width; one before a norm, depthwise, is part of a block."""
+    linear = isinstance(module, (nn.Linear, _ConvNd)) and not is_tap(module)
+    bias = module.bias if linear else None
+    return isinstance(bias, Tensor) and len(bias) == width
