@@ -91,7 +91,7 @@ def _network(name: str, points: int, size: int) -> list[dict[str, object]]:
     found = read(net, inputs.shape[1:])
     held = capacity(found.rooms, per_hinge=found.per_hinge, check=found.checker(net))
     rows: list[dict[str, object]] = []
-    for form in ("hats", "strips"):
+    for form in ("hats", "rows", "strips"):
         finest = max((h.cells for h in held.holdings if h.form == form), default=0)
         n = min(finest, FINEST)
         for dtype in (torch.float64, torch.float32):
