@@ -375,7 +375,7 @@ def test_a_unit_that_saturates_is_not_proved_where_it_bends():
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(2)), r"'1' has 2 slopes for 8 channels"),
         (
             lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh()),
-            r"'1' saturates on both sides.*some layers must compute",
+            r"1 hidden layers of Tanh; a hinge takes two, and h one more",
         ),
         (
             lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.GELU()),

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from landform.certify.gated import Layer, gated_network
 from landform.certify.group_norm import Normed, joined, normed
 from landform.certify.network import NORM_ROUNDINGS, Network, Step, exact, norm_offset, require_finite
 from landform.certify.propagate import ProofError
@@ -38,6 +39,18 @@ class _Map:
     offset: np.ndarray | None = None
     counted: bool = False
     normed: Normed | None = None
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """What a tensor is that a clip makes, low + rise·x: the proof follows x = min(relu(t − start), cap)."""
+
+    low: float
+    rise: float
+    size: float  # bound of what is stored
+
+
+CLIP_ROUNDINGS = 3.0  # of (t + 3)/6, and of the product behind it
 
 
 def read_graph_network(
@@ -76,6 +89,7 @@ class _Reader:
         self._check()
         self.dtype = self.origin[found.injected].dtype
         self.maps: dict[int, _Map] = {}
+        self.clips: dict[int, _Clip] = {}  # by tensor
         self.reach: list[np.ndarray] = []
         self.live = self._forward()
         self.need = self._backward()
@@ -96,7 +110,33 @@ class _Reader:
     # --- operations as maps ---------------------------------------------------------------------------------------
 
     def _map(self, number: int) -> _Map:
-        """Return an operation with one input as a map between channels."""
+        """Return an operation with one input as a map between channels, in what the proof follows of both."""
+        op, made = self.graph.ops[number], self._stored(number)
+        clip = self.clips.get(op.inputs[0])
+        if op.clips:
+            self.clips[number] = _Clip(op.low, op.rise, max(abs(op.low), abs(op.low + op.rise * op.cap)))
+        elif clip is not None and op.kind in ("keep", "pool"):
+            self.clips[number] = clip
+            return replace(made, offset=np.full(op.channels, made.roundings * clip.size / clip.rise))
+        if clip is None:
+            return made
+        terms = np.diff(made.weight.indptr) + 2.0 + made.roundings  # constants cancel: rounding is of what is stored
+        offset = terms * (np.asarray(abs(made.weight).sum(axis=1)).ravel() * clip.size + np.abs(made.bias))
+        offset = offset if made.offset is None else offset + made.offset
+        bias = made.bias + clip.low * np.asarray(made.weight.sum(axis=1)).ravel()
+        weight = (made.weight * clip.rise).tocsr()
+        return replace(made, weight=weight, bias=bias, offset=offset, roundings=made.roundings + CLIP_ROUNDINGS)
+
+    def _begun(self, part: _Map, act: Op) -> _Map:
+        """Return a map that counts from where the activation behind it begins to grow."""
+        if not act.clips:
+            return part
+        none = np.zeros(len(part.bias)) if part.offset is None else part.offset
+        extra = (np.diff(part.weight.indptr) + 2.0 + part.roundings) * abs(act.start)
+        return replace(part, bias=part.bias - act.start, offset=none + extra)
+
+    def _stored(self, number: int) -> _Map:
+        """Return an operation with one input as a map between channels as stored."""
         op = self.graph.ops[number]
         channels = self.graph.ops[op.inputs[0]].channels
         if op.kind == "map":
@@ -180,9 +220,11 @@ class _Reader:
                     alive = alive | made.normed.means.live
                 size = abs(made.weight) @ reach[before] if count else np.zeros(op.channels)
                 size = size + np.abs(made.bias) + (0.0 if made.offset is None else made.offset)
-                if op.at_zero:  # silent channels emit a constant
+                if op.at_zero or op.clips:  # silent channels emit a constant
                     alive = np.ones(op.channels, dtype=bool)
-                size = size + op.smooth
+                size = np.full(op.channels, op.cap) if op.clips else size + op.smooth
+                if op.kind == "act" and op.slope == 1.0:  # tanh and softsign
+                    size = np.minimum(size, 1.0)
                 if op.name == self.found.entrance and op.kind in ("map", "norm"):
                     moved = np.stack(
                         [per_channel(d[self.found.injected], "direction") for d in self.subspace.directions]
@@ -225,6 +267,9 @@ class _Reader:
 
     def read(self) -> Network:
         """Return the steps: one for each operation that computes, with the activation behind it."""
+        assert self.found.stages is not None
+        if self.found.stages.gated:
+            return gated_network(self._layers(), self._ends_of_chain(), self.dtype, ROUNDOFF[self.dtype])
         plan = self._plan()
         ends = self._ends(plan)
         steps: list[Step] = []
@@ -245,6 +290,7 @@ class _Reader:
                 raise ProofError(f"'{op.name}' emits constants before the coordinates enter")
             else:
                 part = self._part(number, channels, where, width)
+            part = self._begun(part, act)
             if act.kind == "act" and act.slope == 1.0:  # the identity but for roundings, where the proof finds it small
                 none = np.zeros(len(part.bias)) if part.offset is None else part.offset
                 part = replace(part, roundings=part.roundings + act.far, offset=none + act.far * np.abs(part.bias))
@@ -265,6 +311,7 @@ class _Reader:
                     smooth=act.smooth,
                     far=act.far,
                     counted=part.counted,
+                    moved=bool(self.clips),
                 )
             )
             if part.normed is not None:
@@ -280,6 +327,23 @@ class _Reader:
             part = self._part(head.op, np.arange(head.outputs), where, width)
             heads.append(Step.stored(part.weight, part.bias, 1.0, -1))
         return Network(tuple(steps), tuple(heads), self.dtype, ROUNDOFF[self.dtype])
+
+    def _layers(self) -> list[Layer]:
+        """Return the hidden layers of a chain: its maps, and what averages behind them round."""
+        layers: list[Layer] = []
+        heads = {head.op for head in self.graph.heads}
+        for number, op in enumerate(self.graph.ops[1:], start=1):
+            made = self.maps.get(number)
+            if op.kind == "map" and number not in heads:
+                assert made is not None
+                part = self._injected(number, np.arange(op.channels)) if self._is_entrance(number) else made
+                layers.append(Layer(part.weight.tocsr(), part.bias))
+            elif op.kind == "pool" and made is not None and layers:
+                layers[-1] = replace(layers[-1], averaged=layers[-1].averaged + made.roundings)
+        return layers
+
+    def _ends_of_chain(self) -> list[Layer]:
+        return [Layer(self.maps[head.op].weight.tocsr(), self.maps[head.op].bias) for head in self.graph.heads]
 
     def _slope(self, act: Op, channels: np.ndarray) -> float:
         """Return the slope of an activation left of 0, as the network has it."""

@@ -47,6 +47,7 @@ class Step:
         far: Roundings of a smooth activation of large numbers, most of which it returns as they are.
         shift: The part of b that a norm over groups adds after the products were summed, ``[units]``.
         means: What such a norm subtracts.
+        moved: Whether units are stored beside a constant that cancels, so that off units, too, may be off by rounding.
     """
 
     weight: sp.csr_matrix
@@ -62,6 +63,7 @@ class Step:
     far: float = 0.0
     shift: np.ndarray | None = None
     means: Means | None = None
+    moved: bool = False
 
     @classmethod
     def stored(
@@ -78,12 +80,13 @@ class Step:
         smooth: float = 0.0,
         far: float = 0.0,
         counted: bool = False,
+        moved: bool = False,
     ) -> "Step":
         """Return the step of a map as stored; ``counted``: ``roundings`` count the products too."""
         rounded = sp.csr_matrix(weight.shape) if counted else inexact(weight)
         none = np.zeros(len(bias)) if offset is None else offset
         stays = np.zeros(0, dtype=int) if kept is None else kept
-        return cls(weight, bias, slope, stage, rounded, roundings, none, stays, cap, smooth, far)
+        return cls(weight, bias, slope, stage, rounded, roundings, none, stays, cap, smooth, far, moved=moved)
 
     def rows(self, units: np.ndarray) -> "Step":
         """Return the step restricted to some of its own units."""
@@ -115,7 +118,7 @@ class Step:
         """Return diag(left)·W·diag(right); which products round stays as stored."""
         weight, inexact = (sp.diags(left) @ m @ sp.diags(right) for m in (self.weight, self.inexact))
         means = None if self.means is None else self.means.rescaled(left, right)
-        return replace(self, weight=weight.tocsr(), inexact=inexact.tocsr(), means=means)
+        return replace(self, weight=weight.tocsr(), inexact=inexact.tocsr(), offset=self.offset * left, means=means)
 
 
 def inexact(weight: sp.csr_matrix) -> sp.csr_matrix:

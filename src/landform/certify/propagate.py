@@ -83,6 +83,7 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
         & (step.roundings == 0.0)
         & (step.cap == np.inf)
         & (step.smooth == 0.0)
+        & (not step.moved)
         & (not field.local.nnz)
         & ~field.reads_common(step.weight)
     )
@@ -105,7 +106,7 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
     for start in range(0, len(dense_rows), size):
         rows = dense_rows[start : start + size]
         pre, bound, spread = _affine(field, step, rows, roundoff, apart)
-        lifted = _lifted(field, step, rows) if step.slope == 0.0 else None
+        lifted = _lifted(field, step, rows) if step.slope == 0.0 and not step.moved else None
         radius = field.sign_radius(step.weight[rows])
         top = np.abs(pre) if step.slope == 1.0 else pre  # the identity has two ends
         if field.common is not None:
@@ -123,7 +124,7 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
         local.append(sp.csr_matrix(near))
     empty = sp.csr_matrix((0, nodes))
     sparse_value, sparse_error = sparse if sparse is not None else (empty, empty)
-    positive = np.full(units, step.slope == 0.0 and not step.smooth)
+    positive = np.full(units, step.slope == 0.0 and not step.smooth and not step.moved)
     order = np.argsort(np.concatenate([dense_rows, sparse_rows]))
     radii = sp.vstack([*local, sp.csr_matrix((len(sparse_rows), nodes))]).tocsr()[order]
     common = None if field.common is None else (sp.diags(linear.astype(float)) @ _common(field, step, apart)).tocsr()

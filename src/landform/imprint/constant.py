@@ -238,7 +238,8 @@ def _compile(
         return True
 
     def explained(error: CapacityError) -> CapacityError:
-        told = _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds, check)
+        gated = chain is not None and chain.stages is not None and chain.stages.gated
+        told = _with_capacity(error, pattern, widths, per_hinge, options, responses[0], bounds, check, gated)
         more = None if chain is None or model is None else least_extra(chain, model, fits)
         if more is None:
             return told
@@ -285,6 +286,7 @@ def _with_capacity(
     response: AbstractResponse,
     bounds: tuple[float, float],
     check: Callable[[Program], None] | None,
+    gated: bool,
 ) -> CapacityError:
     """Return the error with what the network holds and which widths would do."""
     if widths is None or isinstance(pattern, SumPattern) or widths[0].units >= AMPLE:
@@ -297,6 +299,8 @@ def _with_capacity(
     form = "hats" if form == "auto" else form
     knots = fit_spline(response, *bounds, epsilon=options.epsilon or DEFAULT_EPSILON).units
     would = needed(pattern.resolution, form=form, knots=knots, channels=channels, axis_aligned=options.axis_aligned)
+    if gated:  # two layers for each but the first
+        would = [would[0], *(width for width in would[1:] for _ in range(2))]
     wanted = ", ".join(str(per_hinge * w) for w in would)
     return CapacityError(f"{error}.\n{held}\nhidden widths of at least {wanted} would hold this pattern as {form}")
 
@@ -363,6 +367,10 @@ def _meta(
             f"smooth activations are hinges for large numbers: the directions have length {size:g}, units are as much"
             " larger than the registers they hold"
         )
+    if chain.stages is not None and chain.stages.gated:
+        single = next(iter(directions[0].values())).dtype == torch.float32
+        more = "; in float32 they are rough and hardly proved: call model.double() first" if single else ""
+        notes.append(f"tanh units gate each other, so that a hinge takes two layers, and two units in each{more}")
     if splines:
         gap = max(s.gap for s in splines) / (bounds[1] - bounds[0])
         notes.append(f"response curve: {max(s.units for s in splines)} knots, gap {gap:.1e} of the range")

@@ -1,16 +1,18 @@
 """Activations: where hinges come from.
 
 ReLU, LeakyReLU (two units a hinge: relu(t) = (lr(t) + α·lr(−t))/(1 − α²)), ReLU6 and Hardtanh(0, c), which are ReLU
-below c: registers are scaled by powers of two to stay there. PReLU's slopes are weights: set to zero, it is a ReLU.
+below c: registers are scaled by powers of two to stay there. Hardtanh between any two numbers and Hardsigmoid are such
+a ReLU moved, low + rise·min(relu(t − start), c): constants take start in and low out again. PReLU's slopes are
+weights: set to zero, it is a ReLU.
 
 A smooth activation a lies within a constant of ReLU, |a(t) − relu(t)| ≤ κ: 0.1701 for GELU in both forms, 0.2785 for
 SiLU, 0.3089 for Mish, 0.375 for Hardswish, log 2/β for softplus, α for ELU and CELU. Units are written G times too
 large, G a power of two (2^30 in float32), and read G times too small, so that the whole network is one of ReLUs but for
 κ/G a unit; h enters as G·h.
 
-Tanh and Softsign saturate on both sides, and no sum of them is a hinge. Near 0 they are the identity, but for x³/3 and
-x²: registers are scaled by powers of two to stay below 2^-27 and 2^-54, where that is less than a rounding in float64.
-So they carry, and other layers compute.
+Tanh and Softsign saturate on both sides, and no sum of them is a hinge; two layers of tanh are, where no other
+activation is (`gated.py`). Near 0 both are the identity, but for x³/3 and x²: registers are scaled by powers of two to
+stay below 2^-27 and 2^-54, where that is less than a rounding in float64. So they carry, and other layers compute.
 
 Carries: any register ≥ 0 (below the cap), unchanged. Computes: one hinge a channel, or half a one. Holds: nothing.
 """
@@ -25,7 +27,10 @@ from torch.nn import functional
 from landform.errors import ArchitectureError
 from landform.imprint.lower.graph import Call, Op
 
-COVERS = "ReLU, LeakyReLU, PReLU, ReLU6, GELU, SiLU, Mish, Hardswish, ELU, CELU, Softplus; to carry, Tanh, Softsign"
+COVERS = (
+    "ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh, Hardsigmoid, GELU, SiLU, Mish, Hardswish, ELU, CELU, Softplus;"
+    " to carry, Tanh, Softsign"
+)
 GELU, SILU, MISH, HARDSWISH = 0.1701, 0.2785, 0.3089, 0.375
 """Largest distances from ReLU, rounded up: at t = ∓0.7518, ∓1.2785, −1.1924 and ±1.5."""
 STRAIGHT = {"tanh": 2.0**-26, "softsign": 2.0**-53}
@@ -54,10 +59,10 @@ def read(call: Call) -> Op | None:
     if isinstance(module, nn.ReLU6) or call.target is functional.relu6:
         return act(0.0, 6.0)
     if isinstance(module, nn.Hardtanh):
-        return act(0.0, _cap(module.min_val, module.max_val, call.name))
+        return _clip(call, channels, module.min_val, module.max_val)
     if call.target is functional.hardtanh:
         low, high = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
-        return act(0.0, _cap(low, high, call.name))
+        return _clip(call, channels, low, high)
     if isinstance(module, nn.LeakyReLU):
         return act(_slope(module.negative_slope, call.name))
     if call.target is functional.leaky_relu:
@@ -124,7 +129,11 @@ def _slope(slope: float, name: str) -> float:
     return slope
 
 
-def _cap(low: float, high: float, name: str) -> float:
-    if low != 0 or high <= 0:
-        raise ArchitectureError(f"'{name}' clips to [{low}, {high}]; the construction needs [0, c], as ReLU6 does")
-    return float(high)
+def _clip(call: Call, channels: int, low: float, high: float) -> Op:
+    """Return Hardtanh: low + min(relu(t − low), high − low)."""
+    if not 0 < high - low < float("inf"):
+        raise ArchitectureError(
+            f"'{call.name}' clips to [{low}, {high}]; the construction needs two numbers, low < high"
+        )
+    cap = float(high) - float(low)
+    return Op("act", call.name, call.inputs[:1], channels, slope=0.0, cap=cap, start=float(low), low=float(low))

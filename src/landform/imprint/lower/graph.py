@@ -57,6 +57,9 @@ class Op:
         smooth: How far an activation is from a ReLU at most; 0 where it is piecewise linear.
         far: Roundings of a smooth activation of numbers beyond 64; most return these as they are.
         at_zero: Value of a smooth activation at 0: log 2 for softplus, 0 for all others.
+        start: Where a clip begins to grow: −1 for Hardtanh, −3 for Hardsigmoid; ``cap`` is counted from there.
+        low: Its value up to there: −1 for Hardtanh, 0 for Hardsigmoid.
+        rise: Its slope from there: 1 for Hardtanh, 1/6 for Hardsigmoid.
         owns: Whether an activation has parameters (PReLU's slopes), which are set to zero: then it is a ReLU.
         end: What the end of a head is: ``"softmax"`` or ``"log_softmax"``.
         shared: Over how many channels together a norm takes mean and spread (GroupNorm), at ``terms`` positions each.
@@ -79,9 +82,17 @@ class Op:
     smooth: float = 0.0
     far: float = 0.0
     at_zero: float = 0.0
+    start: float = 0.0
+    low: float = 0.0
+    rise: float = 1.0
     owns: bool = False
     shared: int = 0
     end: str = ""
+
+    @property
+    def clips(self) -> bool:
+        """Whether it is low + rise·min(relu(t − start), cap), and not just min(relu(t), cap)."""
+        return self.kind == "act" and (self.start, self.low, self.rise) != (0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,11 @@ class Graph:
 
     ops: tuple[Op, ...]
     heads: tuple[Output, ...]
+
+    @property
+    def clips(self) -> tuple[Op, ...]:
+        """The activations that clip somewhere else than from 0 on, or at another slope than one."""
+        return tuple(op for op in self.ops if op.clips)
 
     def users(self) -> list[list[int]]:
         """Return, for each operation, the operations that read it (twice if they read it twice)."""
@@ -255,7 +271,8 @@ class _Reader:
                 self.attributes[node] = str(node.target)
             elif node.op != "placeholder" and not _is_shape(node, self.number):
                 self._add(node)
-        return _pruned(Graph(tuple(self.ops), self._heads(output)), type(self.model).__name__)
+        made = _pruned(Graph(tuple(self.ops), self._heads(output)), type(self.model).__name__)
+        return _bending(made)
 
     def _add(self, node: fx.Node) -> None:
         from landform.imprint.lower.families import INSTEAD, read_call
@@ -390,3 +407,21 @@ def _pruned(graph: Graph, name: str) -> Graph:
     if not any(0 in op.inputs for op in ops):
         raise ArchitectureError(f"no output of {name} reads the input")
     return Graph(ops, heads)
+
+
+def _bending(graph: Graph) -> Graph:
+    """Return the graph with the gates that multiply nothing, and are clips, as the activations that they are."""
+    users = graph.users()
+
+    def multiplies(number: int) -> bool:
+        return any(graph.ops[n].kind == "mul" or (graph.ops[n].gated and multiplies(n)) for n in users[number])
+
+    bends = {n for n, op in enumerate(graph.ops) if op.kind == "gate" and op.rise != 1.0 and not multiplies(n)}
+    views = {n for n, op in enumerate(graph.ops) if op.gated and op.inputs[0] in bends}
+    while more := {n for n, op in enumerate(graph.ops) if op.gated and op.inputs[0] in views} - views:
+        views |= more
+    ops = [
+        replace(op, kind="act", slope=0.0) if n in bends else replace(op, gated=False) if n in views else op
+        for n, op in enumerate(graph.ops)
+    ]
+    return replace(graph, ops=tuple(ops))

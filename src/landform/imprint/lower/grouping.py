@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from landform.errors import ArchitectureError
+from landform.imprint.lower.activation import STRAIGHT
 from landform.imprint.lower.graph import Graph, Op
 from landform.imprint.lower.stages import GATE, Branch, Entry, Head, Piece, Plain, Scale, Shift, Stages, rooms_of
 
@@ -52,22 +53,68 @@ class _Parser:
                 "the network's input reaches a branch, norm or activation before any Linear or convolution; put one"
                 " before it"
             )
-        self._require_bends()
+        self._require_chain(pieces)
         pieces = [_unbent(piece, pieces[number + 1 :]) for number, piece in enumerate(pieces)]
         heads = tuple(Head(h.key, h.linear, h.outputs, self.ops[end].channels, h.end) for h in self.graph.heads)
         self._require_silence(pieces)
         slopes = [op.name for op in self.ops if op.owns]
         maps = {op.name: op for op in self.ops if op.kind == "map"}
-        return Stages(tuple(pieces), heads, (*self.silent, *slopes), maps, self._is_smooth())
+        smooth, gated = self._is_smooth(), self._is_gated(pieces)
+        return Stages(tuple(pieces), heads, (*self.silent, *slopes), maps, smooth, gated)
 
-    def _require_bends(self) -> None:
-        """Refuse networks whose only activations saturate."""
+    def _is_gated(self, pieces: Sequence[Piece]) -> bool:
+        """Say whether no activation bends; refuse what units that gate each other are not built for."""
         acts = [op for op in self.ops if op.kind == "act"]
-        if acts and all(op.slope == 1.0 for op in acts):
+        if not acts or any(op.slope < 1.0 for op in acts):
+            return False
+        for op in acts:
+            if op.cap != STRAIGHT["tanh"]:
+                raise ArchitectureError(
+                    f"'{op.name}' approaches its ends too slowly to be a gate; it can carry, but some layers must"
+                    " compute: use Tanh, ReLU, GELU or SiLU in these"
+                )
+        for op in self.ops:
+            if op.kind not in ("input", "map", "act", "keep", "pool") or op.groups > 1:
+                raise ArchitectureError(
+                    f"'{acts[0].name}' saturates on both sides; where no other activation is, landform covers chains of"
+                    f" Linear or convolutions and Tanh, without norms, groups and sums, and '{op.name}' is one of"
+                    " these: use ReLU, GELU or SiLU in some layers"
+                )
+        bare = next((p for p in pieces if not isinstance(p, Plain) or p.cap != STRAIGHT["tanh"]), None)
+        if bare is not None:
+            name = bare.map if isinstance(bare, Plain) else acts[0].name
+            raise ArchitectureError(f"'{name}' is not followed by one Tanh, as every layer of such a network must be")
+        if len(pieces) < 3:
             raise ArchitectureError(
-                f"'{acts[0].name}' saturates on both sides, so that no sum of its units is a hinge; it can carry, but"
-                " some layers must compute: use ReLU, GELU or SiLU in these"
+                f"the network has {len(pieces)} hidden layers of Tanh; a hinge takes two, and h one more: use a deeper"
+                " network, or ReLU"
             )
+        return True
+
+    def _require_chain(self, pieces: Sequence[Piece]) -> None:
+        """Refuse clips that do not begin at 0 beside identity paths: what is there would be clipped, or moved."""
+        clip = next((op for op in self.ops if op.clips), None)
+        fork = next((op for op in self.ops if op.kind in ("add", "cat", "mul", "shift")), None)
+        if clip is not None and fork is not None:
+            raise ArchitectureError(
+                f"'{clip.name}' begins to grow at {clip.start:g} with the value {clip.low:g}, and '{fork.name}' is not"
+                " part of a chain of layers; use ReLU6 instead of such a clip beside sums, concatenations and gates"
+            )
+        norm = next((op for op in self.ops if op.shared), None)
+        if clip is not None and norm is not None:
+            raise ArchitectureError(
+                f"'{clip.name}' begins to grow at {clip.start:g}, and '{norm.name}' would take the mean of that; use"
+                " BatchNorm, or ReLU6"
+            )
+        if clip is None:
+            return
+        for piece in pieces:
+            if isinstance(piece, Entry) and piece.acts:
+                raise ArchitectureError(f"an activation follows '{clip.name}' without a Linear or convolution between")
+            if isinstance(piece, Plain) and piece.groups > 1 and piece.clips:
+                raise ArchitectureError(
+                    f"'{piece.map}' has {piece.groups} groups and is clipped; use groups=1, or ReLU6"
+                )
 
     def _require_silence(self, pieces: Sequence[Piece]) -> None:
         """Refuse activations that emit constants from channels that are left alone, where these are added to."""
@@ -174,7 +221,8 @@ class _Parser:
     def _made(self, op: Op, norms: Sequence[str], act: Op | None, shared: int) -> Plain:
         inputs = self.ops[op.inputs[0]].channels
         slope, cap = (act.slope, act.cap) if act is not None else (1.0, float("inf"))
-        return Plain(op.name, tuple(norms), inputs, op.channels, slope, cap, op.groups, shared=shared)
+        made = Plain(op.name, tuple(norms), inputs, op.channels, slope, cap, op.groups, shared=shared)
+        return made if act is None else replace(made, start=act.start, low=act.low, rise=act.rise)
 
     def _entry(self, number: int) -> tuple[Entry, int]:
         norms: list[str] = []

@@ -10,6 +10,7 @@ Carries: all registers of the identity path, for nothing. Computes: sums. Holds:
 """
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ _CAT: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
 def read(call: Call) -> Op | None:
     """Return a sum or a concatenation."""
     if isinstance(call.module, (nn.Sigmoid, nn.Hardsigmoid)) or (call.module is None and call.target in _GATES):
-        return Op("gate", call.name, call.inputs[:1], call.channels[0])
+        gate = Op("gate", call.name, call.inputs[:1], call.channels[0])
+        hard = isinstance(call.module, nn.Hardsigmoid) or call.target is functional.hardsigmoid
+        return replace(gate, cap=6.0, start=-3.0, rise=1 / 6) if hard else gate  # behind which no product is: a clip
     if call.module is not None:
         return None
     if call.target in _MULTIPLY:

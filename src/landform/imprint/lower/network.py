@@ -109,10 +109,10 @@ class Network:
         for op in self.graph.ops if self.graph is not None else ():
             transposed = any(len(taps) > 1 for taps in op.taps)
             carries = op.kind == "act" and op.slope == 1.0
-            if op.smooth or carries or transposed or op.kind in ("gate", "shift"):
+            if op.smooth or op.clips or carries or transposed or op.kind in ("gate", "shift"):
                 raise ArchitectureError(
-                    "Theorem 2 is built for ReLU and its kin, with neither gates, tanh, transposed convolutions nor"
-                    f" padded channels; '{op.name}' is one of these: use method='constant' for this network"
+                    "Theorem 2 is built for ReLU and its kin, with neither gates, tanh, clips, transposed convolutions"
+                    f" nor padded channels; '{op.name}' is one of these: use method='constant' for this network"
                 )
 
     def checker(self, model: nn.Module) -> Callable[[Program], None] | None:

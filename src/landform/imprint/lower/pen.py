@@ -185,7 +185,7 @@ class Pen:
     def one(self, stage: Plain, channel: int) -> int | None:
         """Make a channel one, times the gain, by constants of a stage's norms; return it, None where it cannot be."""
         room = channel < stage.width and stage.cap >= self.gain
-        if self.made >= self.ones or not stage.norms or stage.times != 1.0 or not room:
+        if self.made >= self.ones or not stage.norms or stage.times != 1.0 or stage.clips or not room:
             return None
         self.made += 1
         if not self.dry:

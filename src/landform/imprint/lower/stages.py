@@ -40,6 +40,9 @@ class Plain:
         groups: Groups of the map.
         times: Factor of a gate behind it.
         shared: Over how many channels together its first norm takes the mean; 0 where that has its own.
+        start: Where the activation begins to grow; ``cap`` is counted from there.
+        low: Its value up to there.
+        rise: Its slope from there.
     """
 
     map: str
@@ -51,6 +54,14 @@ class Plain:
     groups: int = 1
     times: float = 1.0
     shared: int = 0
+    start: float = 0.0
+    low: float = 0.0
+    rise: float = 1.0
+
+    @property
+    def clips(self) -> bool:
+        """Whether its activation is low + rise·min(relu(t − start), cap), and not just min(relu(t), cap)."""
+        return (self.start, self.low, self.rise) != (0.0, 0.0, 1.0)
 
     @property
     def bends(self) -> bool:
@@ -179,6 +190,7 @@ class Stages:
         silent: Names of maps, norms and slopes that are not used; they are set to zero.
         maps: The operation of every map, by name.
         smooth: Whether an activation is smooth, so that units are written large.
+        gated: Whether hinges take two stages each, since there is no activation but tanh.
         widths: Channels of every stage with room for units, for people.
     """
 
@@ -187,16 +199,27 @@ class Stages:
     silent: tuple[str, ...]
     maps: Mapping[str, Op]
     smooth: bool = False
+    gated: bool = False
+
+    @property
+    def pairs(self) -> tuple[tuple[Plain, Plain], ...]:
+        """The stages behind the first one, two by two; the last of an odd number is left out."""
+        plain = [piece for piece in self.pieces[1 + len(self.pieces[1:]) % 2 :] if isinstance(piece, Plain)]
+        return tuple(zip(plain[::2], plain[1::2], strict=True))
 
     @property
     def rooms(self) -> tuple[Room, ...]:
         """What each stage can hold, in order; the injected stage first."""
+        if self.gated:
+            return (Room(self.first.width), *(Room(min(a.width, b.width)) for a, b in self.pairs))
         return rooms_of(self.pieces)
 
     @property
     def room_maps(self) -> tuple[str, ...]:
         """Name of the map that computes the units of each stage."""
         names = [self.first.map]
+        if self.gated:
+            return (*names, *(first.map for first, _ in self.pairs))
         for piece in self.pieces[1:]:
             if isinstance(piece, Plain) and piece.bends:
                 names.append(piece.map)
@@ -213,7 +236,9 @@ class Stages:
 
     @property
     def per_hinge(self) -> int:
-        """Units that a hinge takes: two where an activation is leaky."""
+        """Units that a hinge takes: two where an activation is leaky, or gates another."""
+        if self.gated:
+            return 2
         slopes = [p.slope for p in self.pieces if isinstance(p, (Plain, Branch, Entry))]
         for piece in self.pieces:
             if isinstance(piece, Branch):

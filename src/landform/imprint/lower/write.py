@@ -16,6 +16,7 @@ from torch import nn
 
 from landform.errors import CapacityError
 from landform.imprint.lower.branches import write_branch
+from landform.imprint.lower.gated import write_gated
 from landform.imprint.lower.linear import Lowered
 from landform.imprint.lower.pen import LARGE, MANY, Pen
 from landform.imprint.lower.registers import (
@@ -109,6 +110,13 @@ def _pen(stages: Stages, model: nn.Module, *, dry: bool = False, ones: int = MAN
 def _run(writer: Writer) -> Registers:
     """Write every piece; return how the heads read the last tensor."""
     state = writer.inject()
+    if writer.stages.gated:
+        pieces = writer.stages.pieces[1:]  # behind h, two by two; the first of an odd number carries h
+        odd = pieces[0] if len(pieces) % 2 else None
+        state = writer.copy(odd, state) if isinstance(odd, Plain) else state
+        for pair in writer.stages.pairs:
+            state = write_gated(writer, pair, state)
+        return state
     for piece in writer.stages.pieces[1:]:
         if isinstance(piece, Plain):
             state = writer.plain(piece, state) if piece.bends else writer.copy(piece, state)

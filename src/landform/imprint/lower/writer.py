@@ -92,7 +92,7 @@ class Writer:
             parameter = dict(self.model.named_parameters())[name]
             size = parameter.shape[0]
             constant = np.zeros(size)
-            constant[:count] = scale * (scaled @ layer.bias)
+            constant[:count] = scale * (scaled @ layer.bias + stage.start)
             dense = np.zeros((size, self.program.z))
             dense[:count] = scale * (scaled @ layer.weight).toarray()
             self.directions = tuple(
@@ -109,7 +109,8 @@ class Writer:
             self.pen.parameters[name] = everywhere(torch.from_numpy(constant).to(self.pen.dtype), parameter)
         recover = (back @ sp.diags(1 / factor)).tocsr()
         placed = single((sp.diags(factor) @ expand).tocsr(), recover, np.arange(count), factor * top)
-        return self.after(self.following(), placed, stage.times, stage.width, self.pen.one(stage, count))
+        unit = self.pen.one(stage, count)
+        return self.after(self.following(), moved(stage, placed), stage.times, stage.width, unit)
 
     def after(self, layer: Layer, placed: Placing, times: float, width: int, unit: int | None = None) -> Registers:
         """Return how a layer reads the channels that hold the units before it, times the factor of a gate."""
@@ -136,9 +137,9 @@ class Writer:
         placed = self.placed(stage, layer, rows, stage.slope, stage.cap, stage.map)
         if not self.pen.skips(stage):
             unit, scaled = self.pen.unit(layer, state), placed.rows
-            constant = scaled @ state.offset[rows]
+            constant = scaled @ state.offset[rows] + stage.start
             self.pen.write(stage, scaled @ state.read[rows], constant, placed.at, unit, placed.shift)
-        return placed
+        return moved(stage, placed)
 
     def placed(
         self, stage: Plain | Branch, layer: Layer, rows: np.ndarray, slope: float, cap: float, name: str
@@ -149,6 +150,8 @@ class Writer:
         self.pen.require(count, stage.room, name)
         top = np.asarray(abs(expand) @ self.sizes[self.next - 1][rows])
         factor = self.pen.factor(top, cap)
+        if layer.role == "spline" and count:
+            factor[:] = factor.min()  # all read one register, as the proof wants to see
         recover = (back @ sp.diags(1 / factor)).tocsr()
         found = single((sp.diags(factor) @ expand).tocsr(), recover, np.arange(count), factor * top)
         return among_groups(layer, rows, expand, found, stage.width, stage.shared, cap) if stage.shared else found
@@ -226,6 +229,16 @@ class Writer:
             raise CapacityError("a gate multiplies registers that wait for an activation; put it behind that")
         read = (state.read / piece.times).tocsr()
         return replace(state, read=read, top=state.top * piece.times, unit=None)
+
+
+def moved(stage: Plain, placed: Placing) -> Placing:
+    """Return where units are behind an activation that is low + rise·min(relu(t − start), cap)."""
+    if not stage.clips:
+        return placed
+    back = (placed.back / stage.rise).tocsr()
+    level = placed.level - stage.low * np.asarray(back.sum(axis=1)).ravel()
+    top = np.maximum(abs(stage.low), np.abs(stage.low + stage.rise * placed.top))
+    return replace(placed, back=back, level=level, top=top)
 
 
 def spare(taken: np.ndarray, width: int) -> int:
