@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import landform as lf
+from landform.errors import InputError
 from landform.imprint.lower.post_norm import find_any_stream
 from landform.imprint.lower.stem import Stem
 
@@ -138,6 +139,18 @@ def test_of_two_layers_the_last_one_starts_the_stream_unless_nothing_bends_betwe
     model = Encoder(norm_first=True)
     model.between = nn.Identity()
     assert stem_of(model) == Stem("stem")
+
+
+def test_one_of_several_outputs_of_a_transformer_is_refused_with_the_way_out():
+    class Two(Encoder):
+        def forward(self, x):
+            found = super().forward(x)
+            return {"kind": found, "twice": 2 * found}
+
+    several = lf.Task(Two(norm_first=True).double().eval(), data=task(Encoder(True)).data, output="kind")
+    for method in ("constant", "offset"):
+        with pytest.raises(InputError, match=r"output='kind', and .* one output; put a module around yours"):
+            lf.imprint(PATTERN, several, method=method)
 
 
 def test_a_bundle_of_it_is_proved_again(tmp_path):
