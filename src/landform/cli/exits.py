@@ -29,7 +29,7 @@ _CALLS = (
     (r"axes=\((\d+), (\d+)\)", r"--axes \1 \2"),
     (r"^range(?= \()", "--range"),
     (r"\branges=…", "--range LO HI"),
-    (r"\b(subset|tolerance|points|check)=(?=[ ;,]|$)", r"--\1"),
+    (r"\b(subset|tolerance|points|check|workers|dask)=(?=[ ;,]|$)", r"--\1"),
 )
 """Calls that messages of the library recommend, and what to say instead."""
 _OPTIONS = re.compile(r"has no option (.+?); its options: ([\w, ]+)")
