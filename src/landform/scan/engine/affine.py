@@ -16,6 +16,7 @@ from landform.scan.engine.buffered import buffer_bytes, buffered
 from landform.scan.engine.cut import Cut, Frontier, Scratch
 from landform.scan.engine.fold import fold
 from landform.scan.engine.own import Affine, Theta, UnsupportedError, compute_dtype, moved_names, own_copy
+from landform.scan.engine.quicker import Quicker, Way
 from landform.scan.engine.reading import Reading
 from landform.scan.engine.source import Block
 from landform.scan.engine.spread import parts, spread
@@ -111,6 +112,7 @@ class AffineEngine(AbstractBlocks):
     ) -> None:
         super().__init__(task, order, batch_size)
         self._stack: Stack | None = None
+        self._quicker = Quicker()
         self._limit = cache
         self._blocks: dict[tuple[int, int], _Ready] = {}
         if not isinstance(subspace, Subspace) or subspace.z == 0:
@@ -218,7 +220,12 @@ class AffineEngine(AbstractBlocks):
         for ready in blocks:
             if ready.reading is None:  # what it holds does not depend on the point
                 ready.reading = Reading(self._source, ready.block, self._lanes[0].outputs(ready.frontier, rows[0]))
-        side_by_side = self._side_by_side(len(sequence) * len(blocks))
+        jobs = []
+        for ready in blocks:
+            assert ready.reading is not None
+            most = max(1, STACK // ready.reading.numel) if ready.reading.stackable else 1
+            jobs += [(ready, part) for part in parts(len(sequence), most, len(blocks))]
+        go_through = self._way(len(jobs))
         for lane in self._lanes:
             idle.put(lane)
 
@@ -235,31 +242,19 @@ class AffineEngine(AbstractBlocks):
             finally:
                 idle.put(lane)
 
-        jobs = []
-        for ready in blocks:
-            assert ready.reading is not None
-            most = max(1, STACK // ready.reading.numel) if ready.reading.stackable else 1
-            jobs += [(ready, part) for part in parts(len(sequence), most, len(blocks))]
-        answers = spread(compute, jobs) if side_by_side else map(compute, jobs)
-        for (ready, part), found in zip(jobs, answers, strict=True):
+        for (ready, part), found in zip(jobs, go_through(compute, jobs), strict=True):
             assert ready.reading is not None
             yield ready.block, [sequence[number] for number in part], found, ready.reading.den
 
-    def _side_by_side(self, jobs: int) -> bool:
-        """Say whether jobs are shared out between cores, each with tensors of its own; make these at need."""
+    def _way(self, jobs: int) -> Way:
+        """Say whether cores share each job, or have tensors of their own, which are made at need, and other jobs."""
         cores = torch.get_num_threads()
-        if (
-            self.cut.convolves
-            or cores == 1
-            or jobs < cores
-            or self.written > LANES
-            or (self._lead is not None and self._lead.is_cuda)
-        ):
-            return False
+        if cores == 1 or jobs < cores or self.written > LANES or (self._lead is not None and self._lead.is_cuda):
+            return map
         while len(self._lanes) < cores:
             theta, rest = self._lanes[0].theta.twin(self._lanes[0].rest)
             self._lanes.append(_Lane(rest, theta, Scratch()))
-        return True
+        return self._quicker if self.cut.convolves else spread
 
     def _ready(self, start: int, stop: int, keep: range) -> _Ready:
         """Return a block, prepared; keep it, if need be in place of blocks outside the samples in use.
