@@ -82,6 +82,14 @@ def test_one_slope_for_all_channels_in_a_perceptron():
     checked(nn.Sequential(*layers, nn.Linear(48, 3)).eval(), (8,), classes=3)
 
 
+def test_a_random_slope_is_fixed_in_eval_mode():
+    layers = [m for size in (8, 64, 64, 64) for m in (nn.Linear(size, 64), nn.RReLU(0.1, 0.3))]
+    net = nn.Sequential(*layers, nn.Linear(64, 10))
+    with pytest.raises(ArchitectureError, match=r"module '1' is in train mode.*model\.eval"):
+        lf.imprint(PATTERN, lf.Task(net.train(), data=(torch.randn(12, 8), torch.arange(12) % 10)))
+    checked(net.eval(), (8,))
+
+
 def test_a_slope_that_was_changed_is_seen_by_the_proof():
     made = checked(convolutional(prelu), (3, 8, 8))
     with torch.no_grad():

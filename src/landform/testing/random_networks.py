@@ -39,7 +39,7 @@ STYLES: dict[str, list[Act]] = {
     "relu": [nn.ReLU],
     "capped": [nn.ReLU, nn.ReLU6, _prelu],
     "leaky": [lambda: nn.LeakyReLU(0.1)],
-    "slopes": [nn.ReLU, _prelu, lambda: nn.LeakyReLU(0.2), lambda: nn.LeakyReLU(0.01)],
+    "slopes": [nn.ReLU, _prelu, lambda: nn.LeakyReLU(0.2), nn.RReLU],
     "saturating": [nn.ReLU, nn.ReLU, nn.Tanh, nn.Softsign],
     "smooth": [nn.GELU, lambda: nn.GELU("tanh"), nn.SiLU, nn.Hardswish, nn.ELU, nn.CELU, nn.Mish, nn.ReLU],
     "positive": [nn.Softplus, lambda: nn.Softplus(beta=2.0), nn.GELU],

@@ -3,7 +3,7 @@
 ReLU, LeakyReLU (two units a hinge: relu(t) = (lr(t) + α·lr(−t))/(1 − α²)), ReLU6 and Hardtanh(0, c), which are ReLU
 below c: registers are scaled by powers of two to stay there. Hardtanh between any two numbers and Hardsigmoid are such
 a ReLU moved, low + rise·min(relu(t − start), c): constants take start in and low out again. PReLU's slopes are
-weights: set to zero, it is a ReLU.
+weights: set to zero, it is a ReLU. RReLU in eval mode is a LeakyReLU.
 
 A smooth activation a lies within a constant of ReLU, |a(t) − relu(t)| ≤ κ: 0.1701 for GELU in both forms, 0.2785 for
 SiLU, 0.3089 for Mish, 0.375 for Hardswish, log 2/β for softplus, α for ELU and CELU. Units are written G times too
@@ -28,8 +28,8 @@ from landform.errors import ArchitectureError
 from landform.imprint.lower.graph import Call, Op
 
 COVERS = (
-    "ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh, Hardsigmoid, GELU, SiLU, Mish, Hardswish, ELU, CELU, Softplus;"
-    " to carry, Tanh, Softsign"
+    "ReLU, LeakyReLU, RReLU, PReLU, ReLU6, Hardtanh, Hardsigmoid, GELU, SiLU, Mish, Hardswish, ELU, CELU,"
+    " Softplus; to carry, Tanh, Softsign"
 )
 GELU, SILU, MISH, HARDSWISH = 0.1701, 0.2785, 0.3089, 0.375
 """Largest distances from ReLU, rounded up: at t = ∓0.7518, ∓1.2785, −1.1924 and ±1.5."""
@@ -65,6 +65,8 @@ def read(call: Call) -> Op | None:
         return _clip(call, channels, low, high)
     if isinstance(module, nn.LeakyReLU):
         return act(_slope(module.negative_slope, call.name))
+    if isinstance(module, nn.RReLU):  # in eval mode; `checks.py` refuses train mode, where slopes are random
+        return act(_slope((module.lower + module.upper) / 2, call.name))
     if call.target is functional.leaky_relu:
         return act(_slope(float(call.argument(1, "negative_slope", 0.01)), call.name))
     return _saturating(call, channels) or _smooth(call, channels)

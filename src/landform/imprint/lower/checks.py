@@ -119,7 +119,7 @@ def check_modules(model: nn.Module, names: Sequence[str], heads: Sequence[str]) 
     if len(dtypes) > 1:
         raise ArchitectureError(f"the model mixes dtypes {sorted(map(str, dtypes))}; convert it to one of them")
     dropped = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-    random = [n for n, m in model.named_modules() if isinstance(m, (*dropped, *NORMS)) and m.training]
+    random = [n for n, m in model.named_modules() if isinstance(m, (*dropped, *NORMS, nn.RReLU)) and m.training]
     if random:
         raise ArchitectureError(
             f"module '{random[0]}' is in train mode, where its output is random or depends on the batch; call"
