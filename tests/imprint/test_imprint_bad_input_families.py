@@ -32,9 +32,22 @@ CONVOLUTIONAL = {
     "mobile": lambda: networks.mobile(16, 2),
     "squeezed": lambda: networks.squeezed(16, 2),
     "densenet": lambda: networks.densenet(8, (2, 2)),
+    "upsampling": lambda: networks.upsampling(16),
+}
+
+
+def normed() -> nn.Module:
+    layers = [m for size in (192, 60, 60, 60) for m in (nn.Linear(size, 60), nn.LayerNorm(60), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(60, 10)).eval()
+
+
+WITHOUT_STATISTICS = {
+    "mlp": mlp,
+    "mlp, layer norm": normed,
+    "resnet, group norm": lambda: networks.grouped(networks.ResNet(16, ((16, 1), (32, 2)), 2), 4),
 }
 TRANSFORMERS = ("gpt2", "llama, tied", "vit", "convnext", "encoder", "bert, masked")
-FAMILIES = ("mlp", *CONVOLUTIONAL, *TRANSFORMERS)
+FAMILIES = (*WITHOUT_STATISTICS, *CONVOLUTIONAL, *TRANSFORMERS)
 
 
 def built(family):
@@ -44,7 +57,7 @@ def built(family):
         return NETWORKS[family]()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return (mlp() if family == "mlp" else CONVOLUTIONAL[family]()), images()
+        return ({**WITHOUT_STATISTICS, **CONVOLUTIONAL}[family]()), images()
 
 
 class Wrapped(nn.Module):
@@ -122,6 +135,14 @@ def without_statistics(net):
             module.track_running_stats = False
 
 
+def without_variance(net):
+    next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)).running_var = None
+
+
+def buffer_deleted(net):
+    del next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)).running_mean
+
+
 def negative_variance(net):
     next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)).running_var[0] = -1.0
 
@@ -152,6 +173,8 @@ DEFECTS = {
     "frozen": (frozen, FAMILIES, r"'\S+' is frozen.*model\.requires_grad_\(True\)"),
     "train mode": (training, (*NORMED, *DROPPED), r"module '\S+' .*train mode.* model\.eval\(\)"),
     "no statistics": (without_statistics, NORMED, r"'\S+' has no running statistics, so its output depends on the"),
+    "no variance": (without_variance, NORMED, r"'\S+' has no running statistics.* load them"),
+    "a buffer deleted": (buffer_deleted, NORMED, r"'\S+' has no running statistics.* load them"),
     "broken statistics": (negative_variance, NORMED, r"running statistics that are not finite, or a negative variance"),
 }
 CASES = [(family, defect) for defect, (_, families, _) in DEFECTS.items() for family in families]

@@ -58,7 +58,12 @@ def imprint_stream(pattern: Pattern | SumPattern, task: Task, options: Options, 
         raise InputError("a transformer has layers to spare: leave axis_aligned=True and direct=None")
     sample = one_sample(task.data.inputs, 2)
     check_weights(model)
-    stream = find_any_stream(model, sample)
+    try:
+        stream = find_any_stream(model, sample)
+    except ArchitectureError:
+        with as_found(model), torch.no_grad():
+            _probe(model, sample)  # where it decides by the data, that is what is wrong with it
+        raise
     loss, targets = _token_loss(task, stream.head.outputs, positions=getattr(stream, "positions", True))
     response = respond(
         "cross_entropy" if loss != task.loss or loss in TOKEN_LOSSES else loss,

@@ -88,10 +88,14 @@ def check_module(name: str, module: nn.Module, seen: dict[int, str]) -> None:
     if isinstance(module, SHARED) and (module.weight is None or module.bias is None):
         raise ArchitectureError(f"'{name}' has no γ and β of its own; the construction sets both: use affine=True")
     if isinstance(module, NORMS):
-        if module.running_mean is None:
-            raise ArchitectureError(f"'{name}' has no running statistics, so its output depends on the batch")
+        if getattr(module, "running_mean", None) is None or getattr(module, "running_var", None) is None:
+            raise ArchitectureError(
+                f"'{name}' has no running statistics, so its output depends on the batch; load them"
+                " (model.load_state_dict), or build it with track_running_stats=True and train"
+            )
         if not module.affine:
             raise ArchitectureError(f"'{name}' has affine=False; the construction sets its γ and β")
+        assert module.running_mean is not None
         assert module.running_var is not None
         if not (bool(torch.isfinite(module.running_mean).all()) and bool((module.running_var >= 0).all())):
             raise ArchitectureError(f"'{name}' has running statistics that are not finite, or a negative variance")
