@@ -37,7 +37,7 @@ def test_a_part_replaces_only_itself_and_the_page_shows_all(tmp_path):
     for name in ("tiny", "mlp", "tiny"):
         part = found(name)
         collect.add(tmp_path, f"peers/{name}", [part.table()], machine(), **{"best other / landform": part.best})
-    collect.add(tmp_path, "memory", memory.run(width=16), machine())
+    collect.add(tmp_path, "memory", memory.run(width=16, dense=16), machine())
     parts = json.loads((tmp_path / "results.json").read_text())["parts"]
     assert list(parts) == ["peers/mlp", "peers/tiny", "memory"]
     page = (tmp_path / "results.md").read_text()
