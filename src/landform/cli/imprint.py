@@ -1,7 +1,10 @@
 """``landform imprint``: from a picture to a network, a proof and a bundle."""
 
+import contextlib
 import re
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -162,7 +165,8 @@ def write(made: "Imprint", path: Path, writing: BundleOptions, voice: Voice) -> 
     from landform.view.picture import rendered
 
     tolerance = TOLERANCE if made.reads_input else 0.0  # what reads its input costs a pass of all samples a node
-    surface = scan(made, axes=plane(made.z), tolerance=tolerance, progress=None if voice.animated else False)
+    with for_a_picture():
+        surface = scan(made, axes=plane(made.z), tolerance=tolerance, progress=None if voice.animated else False)
     if not surface.attrs["complete"]:
         raise KeyboardInterrupt
     if made.z > 2:
@@ -187,7 +191,7 @@ def write_views(made: "Imprint", path: Path, voice: Voice) -> None:
     from landform.view.picture import rendered
     from landform.view.style import new_figure
 
-    with voice.step("drawing the network on random directions"):
+    with voice.step("drawing the network on random directions"), for_a_picture():
         write_atomically(path / VIEWS[0], rendered(slices(made, tolerance=TOLERANCE)))
     with voice.step("counting samples"):
         found = account(made)
@@ -196,6 +200,14 @@ def write_views(made: "Imprint", path: Path, voice: Voice) -> None:
         write_atomically(path / VIEWS[1], rendered(figure))
     for line in str(found).splitlines():
         voice.note(line)
+
+
+@contextlib.contextmanager
+def for_a_picture() -> Iterator[None]:
+    """Leave out what a scan says of the space between its nodes: a picture shows nodes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="between the nodes")
+        yield
 
 
 def plane(z: int) -> tuple[int, int] | None:

@@ -124,7 +124,7 @@ def hinge_units(cells: tuple[int, int]) -> list[Units]:
 
         >>> group = hinge_units((2, 2))[0]
         >>> group.name, [coefficient.tolist() for _, _, coefficient in group.terms], group.bias.tolist()
-        ('x', [[2.0, 2.0, -2.0, -2.0]], [1.0, -0.0, 2.0, 3.0])
+        ('x', [[2.0, 2.0, -2.0, -2.0]], [1.0, 0.0, 2.0, 3.0])
     """
     axes = {"x": [(0, 1.0)], "d": [(0, 1.0), (1, -1.0)], "y": [(1, 1.0)]}
     out = []
