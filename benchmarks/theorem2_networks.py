@@ -1,17 +1,23 @@
 """Theorem 2 in networks that branch: a ResNet-20 trained here, and pretrained ones (MTCNN's O-Net, EfficientNet-Lite0).
 
-A network whose package is missing is left out (`landform.testing.pretrained`).
+A network whose package is missing is left out (`landform.testing.pretrained`), and so is the ResNet-20 trained on
+CIFAR-10, unless ``CIFAR`` names the folder where ``examples/trained_resnet.py`` was run: with ``package``, the images,
+and ``resnet20.safetensors``.
 """
 
 import copy
 import functools
+import os
+import runpy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -24,7 +30,13 @@ from landform.testing.networks import ResNet
 CASES: dict[str, dict[str, Any]] = {
     "tiny": {"networks": ("resnet",), "epochs": 5, "samples": 200, "cells": 2, "points": 1, "forms": 1},
     "quick": {"networks": ("resnet", "faces"), "epochs": 5, "samples": 200, "cells": 4, "points": 2},
-    "full": {"networks": ("resnet", "faces", "photographs"), "epochs": 8, "samples": 1200, "cells": 8, "points": 3},
+    "full": {
+        "networks": ("resnet", "cifar", "faces", "photographs"),
+        "epochs": 8,
+        "samples": 1200,
+        "cells": 8,
+        "points": 3,
+    },
 }
 LABELS = {"chelsea": 281, "coffee": 967, "camera": 872, "rocket": 657, "china": 698, "flower": 985}
 """Photographs of scikit-image and scikit-learn, and what ImageNet calls them: tabby, espresso, tripod, missile (the
@@ -70,6 +82,19 @@ def _trained(epochs: int, samples: int) -> tuple[nn.Module, Tensor, Tensor]:
                 functional.cross_entropy(model(x[part]), y[part]).backward()
                 optimizer.step()
     return model.eval(), x, y
+
+
+def cifar(dtype: torch.dtype) -> Case | None:
+    """Return the ResNet-20 of ``examples/trained_resnet.py`` on 300 training images; the others are test images."""
+    folder = Path(os.environ.get("CIFAR", ""))
+    if not (folder / "resnet20.safetensors").is_file():
+        return None
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "trained_resnet.py"), run_name="example")
+    model = example["network"](3).eval()
+    load_model(model, folder / "resnet20.safetensors")
+    (x, y), other = (example["cifar"](folder / "package", split) for split in ("train", "test"))
+    task = lf.Task(model.to(dtype), data=(x[:300].to(dtype), y[:300]))
+    return Case("ResNet-20, CIFAR-10", task, (other[0][:1000].to(dtype), other[1][:1000]))
 
 
 def faces(dtype: torch.dtype) -> Case | None:
@@ -162,6 +187,7 @@ def run(
     """Run every network in the first of `FORMS`; float64 too where there is more than one."""
     makers: dict[str, Callable[[torch.dtype], Case | None]] = {
         "resnet": lambda dtype: resnet(epochs, samples, dtype),
+        "cifar": cifar,
         "faces": faces,
         "photographs": photographs,
     }
@@ -170,7 +196,7 @@ def run(
     for name in networks:
         for dtype in ("float32", "float64")[:forms]:
             case = makers[name](getattr(torch, dtype))
-            if case is None or (name == "photographs" and dtype == "float64"):
+            if case is None or (name in ("cifar", "photographs") and dtype == "float64"):
                 continue
             for method, units in FORMS[:forms]:
                 rows.append(row(case, method, units, dtype, pattern, points))

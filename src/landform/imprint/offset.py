@@ -141,8 +141,7 @@ def require_trained(floor: float, task: Task, name: str, reserved: Sequence[int]
         InputError: With both losses.
         CapacityError: If it is so because channels were reserved.
     """
-    weights = effective_weights(task.loss_form.options.get("weight"), task.data.targets, task.data.weights)
-    constant = respond(name, task.data.targets, outputs=None, weights=weights).floor
+    constant = constant_loss(task, name)
     if not floor < constant and reserved is not None:
         raise CapacityError(
             f"without the {', '.join(map(str, reserved))} channels that the pattern needs, the network's loss is"
@@ -154,6 +153,12 @@ def require_trained(floor: float, task: Task, name: str, reserved: Sequence[int]
             f"the network's loss on these data is {floor:.4g}, and a constant output has {constant:.4g}: it is not"
             " trained, or not on these data. Train it first, or use method='constant'"
         )
+
+
+def constant_loss(task: Task, name: str) -> float:
+    """Return the least loss that an output which is the same for all samples can have."""
+    weights = effective_weights(task.loss_form.options.get("weight"), task.data.targets, task.data.weights)
+    return float(respond(name, task.data.targets, outputs=None, weights=weights).floor)
 
 
 def outputs_of(model: nn.Module, trunk: Trunk, task: Task) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ from landform.errors import InputError, unknown_name
 from landform.imprint.beside import Trunk, head_columns
 from landform.imprint.constant import Options
 from landform.imprint.imprint import Imprint
-from landform.imprint.offset import bounds_above, fit_beside, room_for, trained, write
+from landform.imprint.offset import bounds_above, constant_loss, fit_beside, room_for, trained, write
 from landform.imprint.scores import SCORES, respond_to, scores_of, slack_of, with_scores, with_tail
 from landform.pattern import Pattern, SumPattern
 from landform.response.per_sample import PerSampleResponse
@@ -55,6 +55,8 @@ def imprint_per_sample(pattern: Pattern | SumPattern, task: Task, options: Optio
         chosen = found(features).amax(dim=2).argmin(dim=1)
         error = float(share @ (chosen != targets).double())
         bounds = range_of(error, trunk.outputs, options.range)
+        if need is None:
+            require_better_than_chance(logits, task, share)
         response, found = respond_to(found, features, targets, share, bounds, dtype)
         fitted = fit_beside(pattern, response, bounds, trunk, network, model, options, units, need, settled=False)
         program, direct, notes = fitted.program, fitted.direct, fitted.notes
@@ -141,6 +143,28 @@ def range_of(error: float, classes: int, wanted: tuple[float, float] | str) -> t
     table = np.concatenate([np.ones((1, 2)), np.zeros((1, classes))], axis=1)
     lowest = PerSampleResponse(table, top=700.0, cap=700.0, magnitudes=[1.0] * classes)
     return bounds_above(lowest, wanted)
+
+
+def require_better_than_chance(logits: Tensor, task: Task, share: Tensor) -> None:
+    """Refuse a network that knows nothing of these data, though scores fitted to their labels might serve some of them.
+
+    A network that learnt them has a loss below that of a constant output or, where it is too sure of what it gets
+    wrong, more right than the most frequent class by three standard errors.
+
+    Raises:
+        InputError: With both losses and both accuracies.
+    """
+    targets = task.data.targets
+    losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+    loss, constant = float(share @ losses), constant_loss(task, "cross_entropy")
+    right = float(share @ (logits.argmax(dim=1) == targets).double())
+    chance = float(torch.zeros(logits.shape[1]).double().index_add(0, targets, share).max())
+    if not loss < constant and not right > chance + 3 * math.sqrt(chance * (1 - chance) / len(targets)):
+        raise InputError(
+            f"the network's loss on these data is {loss:.4g}, and a constant output has {constant:.4g}; it gets"
+            f" {100 * right:.1f} % right, and its most frequent class is {100 * chance:.1f} %: it is not trained, or"
+            " not on these data. Train it first, or use method='constant'"
+        )
 
 
 def seen(model: nn.Module, trunk: Trunk, task: Task) -> tuple[Tensor, Tensor]:
