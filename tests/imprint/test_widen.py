@@ -49,6 +49,21 @@ NETS = {
         ).eval(),
         (3, 8, 8),
     ),
+    "instance": (
+        lambda: networks.with_statistics(
+            nn.Sequential(
+                nn.Conv2d(3, 6, 3),
+                nn.InstanceNorm2d(6, affine=True, track_running_stats=True),
+                nn.ReLU(),
+                nn.Conv2d(6, 4, 3),
+                nn.InstanceNorm2d(4, track_running_stats=True),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(64, 2),
+            )
+        ),
+        (3, 8, 8),
+    ),
     "preact": (lambda: networks.preact(8, 2), (3, 8, 8)),
     "mobile": (lambda: networks.mobile(8, 2), (3, 8, 8)),
     "squeezed": (lambda: networks.squeezed(8, 2), (3, 8, 8)),

@@ -211,7 +211,7 @@ class Dense(nn.Module):
 
 
 def with_statistics(net: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every BatchNorm statistics and parameters as after training, and set the net to eval mode.
+    """Give every BatchNorm (InstanceNorm) statistics and parameters as after training, and set the net to eval mode.
 
     Args:
         net: The net; it is changed.
@@ -222,11 +222,12 @@ def with_statistics(net: nn.Module, seed: int = 0) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-            assert module.running_mean is not None
-            assert module.running_var is not None
+        if not isinstance(module, nn.modules.batchnorm._NormBase):
+            continue
+        if module.running_mean is not None and module.running_var is not None:
             module.running_mean.normal_(0, 0.5, generator=generator)
             module.running_var.uniform_(0.5, 2.0, generator=generator)
+        if module.weight is not None:
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
             module.bias.data.normal_(generator=generator)
     return net.eval()

@@ -14,7 +14,11 @@ from landform.imprint.widening.spaces import Layout, Segment, Spaces
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CHANNEL_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+"""Norms that treat every channel by itself, with numbers of its own (InstanceNorm: with running statistics)."""
 SILENT = ("keep", "pool", "act", "norm", "gate")  # kinds of operations after which the channels are the same
 
 
@@ -116,7 +120,7 @@ class Channels:
             size = module.num_channels // module.num_groups
             self.spaces.require_multiple(layout, size, f"groups of '{op.name}' lie across a concatenation")
         elif any(True for _ in module.parameters()) and not isinstance(
-            module, (nn.Linear, *CONVS, *TRANSPOSED, *BATCH_NORMS, nn.PReLU)
+            module, (nn.Linear, *CONVS, *TRANSPOSED, *CHANNEL_NORMS, nn.PReLU)
         ):
             self.spaces.fix(layout, f"'{op.name}' is a {type(module).__name__}, which would not ignore new channels")
 
@@ -178,7 +182,7 @@ def enlarge(module: nn.Module, made: Places | None, read: Places | None, generat
     """
     if isinstance(module, (nn.Linear, *CONVS, *TRANSPOSED)):
         _enlarge_map(module, made, read, generator)
-    elif made is not None and made.new and isinstance(module, (*BATCH_NORMS, nn.GroupNorm)):
+    elif made is not None and made.new and isinstance(module, (*CHANNEL_NORMS, nn.GroupNorm)):
         _enlarge_norm(module, made, live=generator is not None)
     elif made is not None and made.new and isinstance(module, nn.PReLU) and module.num_parameters > 1:
         _swap(module, "weight", _scattered(module.weight, made, None, 0.25))
