@@ -56,6 +56,18 @@ def test_slices_are_drawn_and_marked(trained):
     )
     assert [list(ax.lines[-1].get_xydata()[0]) for ax in (left, right)] == [[0, 0], [0.5, 0.5]]
     assert "in both maps" in figure.get_suptitle()
+    assert "sampled" not in figure.get_suptitle()
+
+
+def test_slices_say_how_sure_a_sampled_map_is(trained):
+    made = lf.imprint(BOWL, trained("mlp"), method="per-sample", scores="own", certify=False)
+    found = measure_slices(made, grid=3)
+    random = found["random"]
+    found["random"] = random.assign(loss_lower=random.loss - 0.2, loss_upper=random.loss + 0.2)
+    found["random"].attrs["confidence"] = 0.99
+    words = slices(made, found).get_suptitle()
+    assert "random directions, sampled: ± 0.2 nat at most, at all measured nodes at once with 99 %" in words
+    assert "compiled directions, sampled" not in words
 
 
 def test_slices_refuse_what_they_cannot_draw(trained):

@@ -15,6 +15,7 @@ from landform.scan import scan
 from landform.subspace import Subspace, random_plane
 from landform.task import Task
 from landform.view.heat import heat
+from landform.view.read import how_sure
 from landform.view.relief import relief
 from landform.view.style import new_figure, plain, quiet_style
 
@@ -146,7 +147,7 @@ def slices(
     random, compiled = found[RANDOM], found[COMPILED]
     point = random.attrs["at"]
     with quiet_style():
-        figure = new_figure(8.6, 3.5 + (3.2 if with_relief else 0.0))
+        figure = new_figure(8.6, 3.6 + (3.2 if with_relief else 0.0))
         panels = (
             (random, (0.0, 0.0), f"random directions, seed {random.attrs['seed']}"),
             (compiled, (point[0], point[1]), "compiled directions"),
@@ -163,9 +164,11 @@ def slices(
         method = str(imprint.meta.get("method", "constant"))
         first = title or f"{imprint.pattern.name}, {method}, {imprint.task.data.name if imprint.task else ''}"
         unit = imprint.response.unit
+        known = {kind: how_sure(found[kind], "loss") for kind in (RANDOM, COMPILED)}
+        sure = "".join(f"\n{kind} directions, sampled: {words}" for kind, words in known.items() if words)
         figure.suptitle(
             f"{plain(first)}\none network, one data set; at + in both maps its loss is {random.attrs['loss_at']:.4g}"
-            f"{'' if unit == 'loss' else ' ' + unit}",
+            f"{'' if unit == 'loss' else ' ' + unit}{sure}",
             x=0.012,
             ha="left",
             fontsize=10,
