@@ -8,11 +8,11 @@ import scipy.sparse as sp
 import torch
 
 import landform as lf
+from landform.certify.affine import affine
 from landform.certify.certificate import Certificate
 from landform.certify.curve import deviation
 from landform.certify.field import Field, dilate, shifts, sign_changes, star_sum
 from landform.certify.network import Step
-from landform.certify.propagate import affine
 from landform.mesh import Mesh
 from landform.response import respond
 
@@ -20,6 +20,7 @@ torch.set_num_threads(1)
 GENERATOR = torch.Generator().manual_seed(0)
 X, Y = torch.randn(30, 4, generator=GENERATOR), torch.arange(30) % 3
 propagate_module = sys.modules["landform.certify.propagate"]
+rare_module = sys.modules["landform.certify.rare"]
 
 
 @pytest.mark.parametrize("cells", [(7,), (3, 4), (2, 3, 2), (2, 1, 2, 2)])
@@ -150,12 +151,13 @@ def test_following_hats_sparsely_gives_the_same_proof(cells, dtype, monkeypatch)
     finally:
         torch.set_default_dtype(torch_default)
     calls = []
-    original = propagate_module._sparse_rows
-    monkeypatch.setattr(propagate_module, "_sparse_rows", lambda *a: calls.append(original(*a)) or calls[-1])
+    original = propagate_module.rare_units
+    monkeypatch.setattr(propagate_module, "rare_units", lambda *a: calls.append(original(*a)) or calls[-1])
     dense = lf.certify(imprint)
     before = len(calls)
-    monkeypatch.setattr(propagate_module, "BLOCK", 1)
-    monkeypatch.setattr(propagate_module, "TILE", 1)  # a hat is rare on so small a mesh only in small tiles
+    for module in (propagate_module, rare_module):
+        monkeypatch.setattr(module, "BLOCK", 1)
+    monkeypatch.setattr(rare_module, "TILE", 1)  # a hat is rare on so small a mesh only in small tiles
     sparse = lf.certify(imprint)
     assert before == 0
     assert any(call is not None for call in calls)

@@ -9,7 +9,7 @@ from torch import nn
 
 import landform as lf
 from landform.certify.ending import behind, largest_logit
-from landform.certify.propagate import ProofError
+from landform.certify.proof_error import ProofError
 from landform.certify.prove import Parts
 from landform.errors import ArchitectureError, InputError, UnknownNameError
 from landform.imprint.lower.network import read

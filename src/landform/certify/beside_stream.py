@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from landform.certify.propagate import ProofError
+from landform.certify.proof_error import ProofError
 from landform.certify.stream_weights import State, Weights, live_units
 from landform.imprint.imprint import Imprint
 from landform.imprint.lower.anatomy import Anatomy, anatomy_of, named

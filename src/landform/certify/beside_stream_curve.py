@@ -21,8 +21,9 @@ import torch
 from landform.certify import curve as one
 from landform.certify.along import Along, at_nodes, within
 from landform.certify.beside_stream import Own, own_of, require_head, require_separate, stand_in
-from landform.certify.propagate import SLACK, ProofError
+from landform.certify.proof_error import ProofError
 from landform.certify.prove import Parts
+from landform.certify.rounding import SLACK
 from landform.certify.stream import CLOSE, FAR, act_rounding, add_to_stream, apply_map, gap_of, hidden_units
 from landform.certify.stream_curve import Piece, fit, grid_of, values_of
 from landform.certify.stream_norm import NORM_OPS, Read, read_norm

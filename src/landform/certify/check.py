@@ -11,7 +11,7 @@ from landform.certify.ending import behind
 from landform.certify.graph import read_graph_network
 from landform.certify.network import Network, read_network
 from landform.certify.post_norm import prove_post_stream
-from landform.certify.propagate import ProofError
+from landform.certify.proof_error import ProofError
 from landform.certify.prove import Parts, prove
 from landform.certify.separable import prove_sum
 from landform.certify.stream_curve import prove_stream

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from landform.certify.affine import normed
 from landform.certify.network import Step
-from landform.certify.propagate import SLACK, U64, ProofError, normed, rounding
+from landform.certify.proof_error import ProofError
+from landform.certify.rounding import SLACK, U64, rounding
 
 Loss = Callable[[np.ndarray], np.ndarray]
 SAMPLES = 32  # samples a segment: the convex lower bound is then within about 1 % of the gap

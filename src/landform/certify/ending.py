@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import torch
 
-from landform.certify.propagate import ProofError
+from landform.certify.proof_error import ProofError
 from landform.certify.prove import Parts
 from landform.response import AbstractResponse
 

@@ -22,7 +22,8 @@ import scipy.sparse as sp
 import torch
 
 from landform.certify.network import Network, Step
-from landform.certify.propagate import SLACK, ProofError
+from landform.certify.proof_error import ProofError
+from landform.certify.rounding import SLACK
 from landform.imprint.lower.activation import STRAIGHT, TANH_ROUNDINGS
 from landform.imprint.lower.gated import SATURATED, SIZE
 

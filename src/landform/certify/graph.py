@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from landform.certify.gated import Layer, gated_network
 from landform.certify.group_norm import Normed, joined, normed
 from landform.certify.network import NORM_ROUNDINGS, Network, Step, exact, norm_offset, require_finite
-from landform.certify.propagate import ProofError
+from landform.certify.proof_error import ProofError
 from landform.errors import InputError
 from landform.imprint.lower import affine
 from landform.imprint.lower import network as lower

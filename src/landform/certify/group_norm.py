@@ -14,7 +14,8 @@ import scipy.sparse as sp
 
 from landform.certify.means import Means
 from landform.certify.network import NORM_ROUNDINGS, inexact
-from landform.certify.propagate import U64, ProofError
+from landform.certify.proof_error import ProofError
+from landform.certify.rounding import U64
 from landform.imprint.lower.graph import Graph, Op
 
 MORE_ROUNDINGS = 3.0

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from landform.certify import curve as one
-from landform.certify.propagate import SLACK, U64, ProofError
+from landform.certify.proof_error import ProofError
 from landform.certify.prove import Parts
+from landform.certify.rounding import SLACK, U64
 from landform.certify.stream import ACT_OPS, Pre, add_to_stream, apply_map, hidden_units
 from landform.certify.stream_curve import Piece, fit, grid_of, loss_of, piece_of, values_of
 from landform.certify.stream_norm import Read, own_rounding, root_rounding

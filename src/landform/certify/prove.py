@@ -15,9 +15,11 @@ import scipy.sparse as sp
 import torch
 
 from landform.certify import curve as one
+from landform.certify.affine import affine
 from landform.certify.field import Field
 from landform.certify.network import Network, Step
-from landform.certify.propagate import ProofError, affine, inject, propagate
+from landform.certify.proof_error import ProofError
+from landform.certify.propagate import inject, propagate
 from landform.certify.warp import Warp, is_plain, warped
 from landform.mesh import Mesh
 from landform.response import AbstractResponse

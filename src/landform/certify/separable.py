@@ -11,7 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from landform.certify.network import NEAR, SMOOTH_ROUNDINGS, Network, Step
-from landform.certify.propagate import SLACK, ProofError, injected, rounding
+from landform.certify.proof_error import ProofError
+from landform.certify.propagate import injected
 from landform.certify.prove import (
     Parts,
     follow_curve,
@@ -22,6 +23,7 @@ from landform.certify.prove import (
     units_feeding,
     unscaled,
 )
+from landform.certify.rounding import SLACK, rounding
 from landform.pattern import SumPattern
 from landform.response import AbstractResponse
 

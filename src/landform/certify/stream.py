@@ -11,7 +11,7 @@ I[E](h), from the stored weights alone. Three things are new against ReLU chains
 - **A smooth activation** lies below relu(t) by at most a constant (0.1701 GELU, 0.2785 SiLU, 0.1637 its quick form),
   and where |t| is beyond 750 the float function is t or 0 exactly. So only units that may be near their knot on a cell
   count.
-- **Rounding**: any order of summation, as in `landform.certify.propagate`; adding an exact zero is exact, and so are
+- **Rounding**: any order of summation, as in `landform.certify.rounding`; adding an exact zero is exact, and so are
   products with powers of two. All that a norm rounds in common (its root) is part of λ.
 
 The pattern register is then followed through ψ as a curve (`landform.certify.stream_curve`).
@@ -23,7 +23,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from landform.certify.field import dilate, sign_changes
-from landform.certify.propagate import SLACK, U64, ProofError
+from landform.certify.proof_error import ProofError
+from landform.certify.rounding import SLACK, U64
 from landform.certify.stream_norm import Read, read_norm
 from landform.certify.stream_weights import State, Weights, gamma, live_units
 from landform.imprint.lower.stream import Map, Mlp

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from landform.certify import curve as one
-from landform.certify.propagate import SLACK, U64, ProofError
+from landform.certify.proof_error import ProofError
 from landform.certify.prove import Parts
+from landform.certify.rounding import SLACK, U64
 from landform.certify.stream import CLOSE, FAR, act_rounding, apply_map, gap_of, push_block
 from landform.certify.stream_norm import Read, read_norm
 from landform.certify.stream_weights import State, Weights, gamma, live_units, require_silence, start, start_coordinates

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landform.certify.propagate import SLACK, U64
+from landform.certify.rounding import SLACK, U64
 from landform.certify.stream_weights import State, Weights, gamma
 from landform.imprint.lower.stream import Norm
 

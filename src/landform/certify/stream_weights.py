@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landform.certify.propagate import SLACK, U64, ProofError
+from landform.certify.proof_error import ProofError
+from landform.certify.rounding import SLACK, U64
 from landform.imprint.lower.overhear import is_norm
 from landform.imprint.lower.stem import Stem
 from landform.imprint.lower.stream import Map, Mlp, Norm, Stream

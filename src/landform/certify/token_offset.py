@@ -7,7 +7,7 @@ import torch
 
 from landform.certify.beside_stream_curve import prove_beside_stream
 from landform.certify.certificate import Certificate, Kind
-from landform.certify.propagate import ProofError
+from landform.certify.proof_error import ProofError
 from landform.certify.prove import Parts
 from landform.errors import ArchitectureError, InputError
 from landform.imprint.imprint import Imprint
