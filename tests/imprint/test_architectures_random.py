@@ -1,5 +1,7 @@
 """Random networks of every covered family: they compile, stay inside their certificates, or say why they cannot."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ FAMILIES = {
     "3 axes": (convnets(3), 3),
     "transformers": (encoders(depth=(2, 8)), 5),
 }
-"""Networks by family, and how many of them are tried."""
+"""Networks by family, and how many of them are tried; EXAMPLES=300 in the environment tries more of each."""
 
 
 def keeps_its_promise(net, shape, dtype):
@@ -53,6 +55,7 @@ def keeps_its_promise(net, shape, dtype):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_networks_compile_and_stay_inside_their_certificates(family):
     nets, count = FAMILIES[family]
+    count = int(os.environ.get("EXAMPLES", count))
     held = []
 
     @settings(

@@ -10,6 +10,7 @@ import landform as lf
 from landform.errors import InputError
 from landform.imprint.lower.post_norm import find_any_stream
 from landform.imprint.lower.stem import Stem
+from landform.testing.random_networks import Block, Transformer
 
 PATTERN = lf.Pattern.from_formula("himmelblau", resolution=4)
 LABELS = torch.arange(24) % 3
@@ -77,6 +78,29 @@ def test_the_coordinates_are_biases_of_the_first_layer(norm_first, patches, dtyp
     assert made.certificate.kind == "certified"
     assert made.certificate.holds
     assert off(made) <= made.certificate.bound < (2.5e-4 if dtype == torch.float32 else 1.01e-4)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_stream_under_rms_norm_starts_with_biases_too(gated, dtype):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        blocks = [
+            Block(96, 200, lambda: nn.RMSNorm(96), nn.SiLU, gated=gated, first=True, mixes=bool(i % 2))
+            for i in range(4)
+        ]
+        model = Transformer(blocks, 96, lambda: nn.RMSNorm(96), first=True, pooled="mean")
+    inputs = torch.randn(24, 5, 6, generator=rng()).to(dtype)
+    subject = lf.Task(model.to(dtype).eval(), data=(inputs, LABELS))
+    made = lf.imprint(PATTERN, subject, epsilon=1e-4)
+    assert made.meta["injected"] == "biases of 'stem', the layer that starts the stream, whose weights are 0"
+    assert [set(direction) for direction in made.subspace.directions] == [{"stem.bias"}] * 2
+    assert made.certificate.kind == "certified"
+    assert made.certificate.holds
+    assert off(made) <= made.certificate.bound < (1e-3 if dtype == torch.float32 else 1.01e-4)
+    with torch.no_grad():
+        made.subspace.origin["stem.weight"][0, 0] = 1e-3
+    assert "'stem.weight' is not zero" in lf.certify(made).failures[0]
 
 
 @pytest.mark.parametrize("norm_first", [True, False])

@@ -359,7 +359,7 @@ class Transformer(nn.Module):
 
 
 def encoders(*, depth: tuple[int, int] = (3, 8)) -> "SearchStrategy[Made]":
-    """Draw transformers: torch's encoder, or blocks with or without attention and gates, normalised first or last.
+    """Draw transformers: torch's encoder, or blocks with or without attention and gates, any norm first or one last.
 
     Args:
         depth: Least and greatest number of blocks.
@@ -397,7 +397,9 @@ def encoders(*, depth: tuple[int, int] = (3, 8)) -> "SearchStrategy[Made]":
                 norm: Act = lambda: nn.LayerNorm(width)  # noqa: E731
                 return Transformer(blocks, width, norm, first=first, pooled=pooled).eval(), (5, 6)
             gated, acts = draw(st.booleans()), st.sampled_from([nn.ReLU, nn.GELU, nn.SiLU, lambda: nn.GELU("tanh")])
-            norm, used = (lambda: nn.LayerNorm(width)), draw(acts)
+            kinds = [nn.LayerNorm, nn.RMSNorm] if first else [nn.LayerNorm]  # last, LayerNorm alone is covered
+            kind, used = draw(st.sampled_from(kinds)), draw(acts)
+            norm = lambda: kind(width)  # noqa: E731
             blocks = [
                 Block(width, hidden, norm, used, gated=gated, first=first, mixes=draw(st.booleans()))
                 for _ in range(count)

@@ -112,7 +112,7 @@ def find_any_stream(model: nn.Module, sample: Any) -> "Stream | PostStream":
             post = find_post_stream(calls, names, type(model).__name__)
             return replace(post, stem=find_stem(model, sample, post.entry.name, post.width))
     stream = stream_in(heard, network)
-    if stream.tied is not None or stream.final.kind != "layer":
+    if stream.tied is not None:
         return stream
     return replace(stream, stem=find_stem(model, sample, stream.opening, stream.width))
 

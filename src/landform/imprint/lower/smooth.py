@@ -6,14 +6,14 @@ What each part does here:
   a(βt)/β with β a power of two: it differs from relu(t) only within some 40/β of the knot, by at most 0.17/β (GELU) or
   0.28/β (SiLU).
 - **Stem.** Where the bias of a Linear or convolution starts the stream of every token, h enters there, beside +C and
-  −C, and is read as all registers are.
+  −C (RMSNorm: C), and is read as all registers are.
 - **LayerNorm.** Gain 0 makes its output its bias: that is where h enters otherwise. Further on the stream carries a
   pair (+C, −C), so its variance is 2C²/d·(1 + |u|²/2C²) whatever the registers u hold, and a gain of C·√(2/d) reads a
   register back as λ·u, λ = (1 + |u|²/2C²)^−½. Each read subtracts a coordinate that is 0, which cancels the mean and
   its rounding; constants are read from the pair, so that a whole unit is scaled by λ and by nothing else.
   Coordinates that are left over hold the registers' sum, negative, so that the mean is (nearly) 0 at all.
 - **RMSNorm.** No mean and no bias: one coordinate C of the embedding is the constant, and z more, C0 each, are read as
-  gain·C0/rms = gain: the *gains* of these coordinates are h.
+  gain·C0/rms = gain: the *gains* of these coordinates are h. Behind a stem, C is one of its biases, and so are they.
 - **Gated unit.** a(gate)·up: the hinge is in the gate, up reads 1; a signed number is up times a saturated gate.
 - **Mixers** (attention) get zero weights and add zero.
 - **Tied head.** The embedding is ε·(p0, v, −v, 0 …); coordinates it touches get constants so much larger that its own
@@ -109,10 +109,10 @@ def layout_of(stream: Stream, z: int) -> Layout:
     rms = _is_rms(stream)
     if len({norm.kind for norm in (*(mlp.norm for mlp in stream.mlps), stream.final)}) > 1:
         raise ArchitectureError("the model mixes LayerNorm and RMSNorm on one stream; landform covers one kind")
-    if rms and stream.tokens is None:
+    if rms and stream.tokens is None and stream.stem is None:
         raise ArchitectureError(
-            "a stream under RMSNorm needs a constant to begin with, from one embedding table of full width; this"
-            " network has none"
+            "a stream under RMSNorm needs a constant to begin with, from one embedding table of full width or the bias"
+            " of a first Linear or convolution; this network has neither"
         )
     if not rms and stream.stem is None and stream.mlps[0].norm.bias is None:
         raise ArchitectureError(
@@ -232,9 +232,10 @@ class _Writer:
     def gain(self, z: int) -> float:
         """Return the gain that reads a register back: C·√(2/d) under LayerNorm, rms of the constants under RMSNorm."""
         d = self.stream.width
-        if self.rms:
+        if self.rms and self.stream.stem is None:
             return self.small(z)
-        return float(torch.tensor(self.size * (2 / d) ** 0.5, dtype=self.dtype))
+        squares = 1 if self.rms else 2  # of C
+        return float(torch.tensor(self.size * (squares / d) ** 0.5, dtype=self.dtype))
 
     def small(self, z: int) -> float:
         """Return C0 = C/√(d − z), for which C0/rms = 1 in an embedding (C, C0, …, C0, 0, …)."""
@@ -243,17 +244,19 @@ class _Writer:
     def injection(self, z: int) -> tuple[tuple[dict[str, Tensor], ...], str]:
         """Let h enter at the first perceptron's norm."""
         norm, layout = self.stream.mlps[0].norm, self.layout
-        if self.rms:
+        if self.stream.stem is not None:
+            key = self.stream.stem.bias
+            self.out[key][layout.plus] = self.size
+            if not self.rms:
+                self.out[key][layout.minus] = -self.size
+            words = f"biases of '{self.stream.stem.name}', the layer that starts the stream, whose weights are 0"
+        elif self.rms:
             assert self.stream.tokens is not None
             table = self.out[self.stream.tokens]
             table[:, layout.plus] = self.size
             table[:, list(layout.injected)] = self.small(z)
             self.out[norm.gain][layout.plus] = self.small(z) / self.size  # reads 1
             key, words = norm.gain, f"gains of '{norm.name}' on constant coordinates (the network has no biases there)"
-        elif self.stream.stem is not None:
-            key = self.stream.stem.bias
-            self.out[key][layout.plus], self.out[key][layout.minus] = self.size, -self.size
-            words = f"biases of '{self.stream.stem.name}', the layer that starts the stream, whose weights are 0"
         else:
             assert norm.bias is not None
             self.out[norm.bias][z] = 1.0  # reads 1
