@@ -11,9 +11,10 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from landform.errors import InputError, MemoryLimitError, unknown_name
-from landform.scan.engine.affine import AffineEngine, StackedEngine
+from landform.scan.engine.affine import SMALL, AffineEngine, StackedEngine
 from landform.scan.engine.base import AbstractEngine
 from landform.scan.engine.collapsed import CollapsedEngine
+from landform.scan.engine.constants import ConstantsEngine
 from landform.scan.engine.curve import CurveEngine
 from landform.scan.engine.functional import FunctionalEngine
 from landform.scan.engine.inplace import LARGE, CachedEngine, InplaceEngine
@@ -26,17 +27,16 @@ from landform.subspace.curve import Curve
 from landform.task import Task
 from landform.task.memory import out_of_memory
 
-EngineName = Literal["auto", "functional", "affine", "stacked", "collapsed", "cached", "inplace"]
+EngineName = Literal["auto", "functional", "affine", "stacked", "collapsed", "constants", "cached", "inplace"]
 """Engines by name; ``"auto"`` chooses."""
 PROBE = 4
 """Samples and points at which a fast engine is compared with the plain one before it is trusted."""
-SMALL = 1 << 15
-"""Numbers written a point up to which stacks of points are faster: products of 128 × 128 and less."""
 
 _FAST: dict[str, Callable[..., AbstractEngine]] = {
     "affine": AffineEngine,
     "stacked": StackedEngine,
     "collapsed": CollapsedEngine,
+    "constants": ConstantsEngine,
     "cached": CachedEngine,
     "inplace": InplaceEngine,
 }
@@ -120,10 +120,10 @@ def build_engine(
         task: The task, with data.
         subspace: Where to look; a curve is measured in its plane.
         order: A permutation of the samples, which `AbstractEngine.terms` then counts in; None keeps the data's order.
-        engine: A name, or ``"auto"``: ``"collapsed"`` for a network that ignores its input, ``"stacked"`` for small
-            MLPs, ``"affine"`` for models that can be traced, ``"cached"`` for those that cannot and have a part that
-            is not moved, ``"inplace"`` for the others and large ones, ``"functional"`` for everything else. A fast
-            engine is checked against the plain one first.
+        engine: A name, or ``"auto"``: ``"collapsed"`` for a network that ignores its input, ``"constants"`` where
+            most units do, ``"stacked"`` for small MLPs, ``"affine"`` for models that can be traced, ``"cached"`` for
+            those that cannot and have a part that is not moved, ``"inplace"`` for the others and large ones,
+            ``"functional"`` for everything else. A fast engine is checked against the plain one first.
         batch_size: Samples a forward pass; None lets the engine choose.
 
     Returns:
@@ -243,6 +243,7 @@ def _choose(task: Task, subspace: AnySpace, options: dict[str, Any]) -> tuple[Ab
     why = ""
     for name, reason in (
         ("collapsed", "the output does not depend on the input"),
+        ("constants", "units that no sample reaches are computed once a point"),
         ("affine", "the model could be traced and cut"),
         ("cached", "the model could not be traced; what no direction reaches is computed once"),
         ("inplace", "the model could not be traced"),

@@ -39,6 +39,8 @@ ALONE = 1 << 19
 LANES = 1 << 22
 """Numbers written a point (16 MB in float32) up to which each core has tensors of its own, and computes other points;
 from there on products are large enough for all cores to share one."""
+SMALL = 1 << 15
+"""Numbers written a point up to which stacks of points are faster: products of 128 × 128 and less."""
 STACK = 1 << 16
 """Output numbers that are collected before losses are computed from them, so that calls on few samples are few."""
 

@@ -1,0 +1,344 @@
+"""Units that no sample reaches: computed once a point, for all samples; a smaller network is left for these."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor, fx, nn
+
+from landform.scan.engine.affine import SMALL, AffineEngine, StackedEngine, hooked, require_plain
+from landform.scan.engine.base import AbstractEngine, Sums, Terms
+from landform.scan.engine.own import UnsupportedError, compute_dtype, moved_names, own_copy
+from landform.scan.engine.source import Source
+from landform.scan.engine.trace import Kind, call, classify, trace
+from landform.scan.engine.units import Moves, constant_units, linear
+from landform.subspace import Subspace
+from landform.task import Task
+
+MOST = 64
+"""Coordinates of the smaller network at most: each is an addition to a layer's values at every point."""
+TOGETHER = 256
+"""Points at which constants are computed in one product."""
+
+
+class ConstantsEngine(AbstractEngine):
+    """Computes what does not depend on the sample once a point, and adds it to the biases of the network that is left.
+
+    A unit of a Linear is *constant* if its weights on all that depends on the input are zero, at the origin and in all
+    directions, as those of a pattern beside a trained network are. With C the constant units of the layer before and V
+    its others, W_V x + (W_C c(h) + b) is a Linear of a smaller network, with a bias of its own at each point. So c is
+    computed for many points in one product, and `AffineEngine` does the rest, in a subspace of the smaller network:
+    its coordinates are those h that move it, and the entries of c, or of W_C c where these are fewer.
+
+    Args:
+        task: The task; its model must be a module that `torch.fx` can trace.
+        subspace: An affine subspace.
+        order: Order of the samples; None for the data's.
+        batch_size: Samples a block.
+
+    Raises:
+        UnsupportedError: As `AffineEngine`; more than half of the work is left, or constants make more than 64
+            coordinates.
+
+    Cost:
+        One sample through the constant units, and all samples through the others, a point.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> origin = {"0.weight": torch.tensor([[1.0], [0.0], [0.0]]), "2.weight": torch.ones(1, 3)}
+        >>> origin |= {"0.bias": torch.zeros(3), "2.bias": torch.zeros(1)}
+        >>> line = Subspace(origin, ({"0.bias": torch.tensor([0.0, 1.0, -1.0])},))
+        >>> task = Task(net, "mse", (torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)))
+        >>> ConstantsEngine(task, line).terms(torch.tensor([[2.0]]), 0, 2).num.tolist()  # (1 + 2)², (2 + 2)²
+        [[[9.0, 16.0]]]
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        subspace: Subspace,
+        *,
+        order: Int64[Tensor, " n"] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self._source = Source(task, order)
+        if not isinstance(subspace, Subspace) or subspace.z == 0:
+            raise UnsupportedError("only an affine subspace with directions shows which units are constant")
+        require_plain(task)
+        assert isinstance(task.model, nn.Module)
+        _require_zeros(task.model, subspace)
+        if hooked(task.model):
+            raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
+        model, tensors = own_copy(task.model, subspace.origin, dtype=compute_dtype(task.model))
+        moves = {
+            id(tensors[name]): [_like(direction.get(alias), tensors[name]) for direction in subspace.directions]
+            for name, alias in moved_names(task.model, subspace.moved).items()
+        }
+        self._constants = Constants(trace(model), moves, subspace.z)
+        smaller = task.replace(model=self._constants.graph)
+        self._inner = AffineEngine(smaller, self._constants.subspace, order=order, batch_size=batch_size)
+        if self._inner.written <= SMALL:
+            with contextlib.suppress(UnsupportedError):
+                self._inner = StackedEngine.of(self._inner)
+        self._last = torch.empty(0, subspace.z), torch.empty(0, self._constants.subspace.z)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of the quantities."""
+        return self._source.quantities
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self._source.n
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a block."""
+        return self._inner.batch_size
+
+    @property
+    def written(self) -> int:
+        """Numbers of the smaller network that are written at every point."""
+        return self._inner.written
+
+    @property
+    def held(self) -> int:
+        """Bytes of what computes constants, and of what the engine of the smaller network holds."""
+        return self._constants.bytes + self._inner.held
+
+    def terms(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Terms:
+        """Compute the terms of samples ``start … stop − 1`` at points; see `AbstractEngine.terms`."""
+        return self._inner.terms(self._coordinates(h), start, stop)
+
+    def sums(self, h: Float64[Tensor, "points z"], start: int = 0, stop: int | None = None) -> Sums:
+        """Compute sums over a range of samples; see `AbstractEngine.sums`."""
+        return self._inner.sums(self._coordinates(h), start, stop)
+
+    def _coordinates(self, h: Tensor) -> Tensor:
+        """Return the points' coordinates for the smaller network; those of the last call are asked for again often."""
+        if not torch.equal(self._last[0], h):
+            with torch.inference_mode():
+                found = torch.cat([self._constants.coordinates(part) for part in torch.split(h, TOGETHER)])
+            self._last = h.clone(), found.clone()
+        return self._last[1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Some rows and columns of a Linear at the origin, and what directions add to them, by their number."""
+
+    weight: Tensor
+    bias: Tensor
+    steps: Mapping[int, Tensor]
+    shifts: Mapping[int, Tensor]
+
+    def take(self, rows: Tensor, columns: Tensor) -> "_Block":
+        """Return some of the rows and columns; directions that do nothing there are left out."""
+        steps = {number: step[rows][:, columns] for number, step in self.steps.items()}
+        shifts = {number: shift[rows] for number, shift in self.shifts.items()}
+        return _Block(
+            self.weight[rows][:, columns],
+            self.bias[rows],
+            {number: step for number, step in steps.items() if bool(step.any())},
+            {number: shift for number, shift in shifts.items() if bool(shift.any())},
+        )
+
+    def at(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return values at points, from inputs there ``[points, columns]``."""
+        found = torch.addmm(self.bias, x, self.weight.t())
+        for number, step in self.steps.items():
+            found += h[:, number, None] * (x @ step.t())
+        for number, shift in self.shifts.items():
+            found += h[:, number, None] * shift
+        return found
+
+    def reads(self) -> Tensor:
+        """Say which weights are anything but zero somewhere."""
+        found = self.weight != 0
+        for step in self.steps.values():
+            found = found | (step != 0)
+        return found
+
+    def moving(self, inputs: Tensor) -> Tensor:
+        """Say which rows the point moves, given which inputs it moves."""
+        found = self.weight[:, inputs].any(1)
+        for part in (*self.steps.values(), *self.shifts.values()):
+            found = found | part.reshape(len(part), -1).any(1)
+        return found
+
+
+class _Layer:
+    """A Linear with constant units before or in it.
+
+    Args:
+        module: The Linear; it is replaced.
+        before: Which inputs are constant.
+        here: Which units are.
+        moves: Directions.
+        inputs: The constant inputs at the origin.
+        moving: Which of them the point moves.
+    """
+
+    def __init__(
+        self, module: nn.Linear, before: Tensor, here: Tensor, moves: Moves, inputs: Tensor, moving: Tensor
+    ) -> None:
+        weight = module.weight.detach()
+        bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
+        steps = {n: step for n, step in enumerate(moves.get(id(module.weight), ())) if step is not None}
+        shifts = {n: step for n, step in enumerate(moves.get(id(module.bias), ())) if step is not None}
+        whole = _Block(weight, bias, steps, shifts)
+        self.own = whole.take(here, before)
+        self.rest = whole.take(~here, ~before)
+        across = whole.take(~here, before)
+        self.live = across.reads().any(0) & (moving | bool(across.steps))
+        by_rest = across.weight[:, ~self.live] @ inputs[~self.live]
+        self.linear = nn.Linear(self.rest.weight.shape[1], len(self.rest.weight), device="meta")
+        self.linear.weight = nn.Parameter(self.rest.weight, requires_grad=False)
+        self.linear.bias = nn.Parameter(self.rest.bias + by_rest, requires_grad=False)
+        rows = across.reads()[:, self.live].any(1)
+        few = not across.steps and int(self.live.sum()) <= int(rows.sum())
+        silent = _Block(across.weight, torch.zeros_like(across.bias), across.steps, {})
+        self.sums = None if few else silent.take(rows, self.live)
+        self.directions = list(across.weight[:, self.live].t() if few else torch.eye(len(rows)).to(weight)[rows])
+
+    def coordinates(self, inputs: Tensor, h: Tensor) -> Tensor:
+        """Return the factors of `directions` at points, from the constant inputs there."""
+        inputs = inputs[:, self.live]
+        return inputs if self.sums is None else self.sums.at(inputs, h)
+
+
+class Constants:
+    """What is constant in a model, and the smaller network that is left, with its subspace.
+
+    Args:
+        graph: The traced copy of a model; its layers are replaced by smaller ones.
+        moves: Directions.
+        z: Their number.
+
+    Attributes:
+        graph: The smaller network.
+        subspace: Where it is moved, by the directions of ``kept`` and then by constants.
+        kept: Numbers of the directions that move it themselves.
+
+    Raises:
+        UnsupportedError: Not worth it.
+    """
+
+    def __init__(self, graph: fx.GraphModule, moves: Moves, z: int) -> None:
+        self.graph = graph
+        self._masks = constant_units(graph, moves)
+        self._layers: dict[fx.Node, _Layer] = {}
+        before = _work(graph, set(moves))
+        self._split(moves, z)
+        self._replace()
+        own = [self._moved(number, moves) for number in range(z)]
+        self.kept = [number for number, direction in enumerate(own) if direction]
+        added = [
+            {f"{node.target}.bias": direction} for node, layer in self._layers.items() for direction in layer.directions
+        ]
+        if not 0 < len(self.kept) + len(added) <= MOST:
+            raise UnsupportedError(f"{len(added)} constants reach other units; wanted at most {MOST}")
+        self.subspace = Subspace(
+            {name: value.detach() for name, value in graph.named_parameters()},
+            (*(own[number] for number in self.kept), *added),
+        )
+        names = {name for direction in self.subspace.directions for name in direction}
+        after = _work(graph, {id(value) for name, value in graph.named_parameters() if name in names})
+        after += sum(len(layer.directions) * layer.linear.out_features for layer in self._layers.values())
+        if 2 * after > before:
+            raise UnsupportedError("without the units that no sample reaches, more than half of the work is left")
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the constant units' weights."""
+        blocks = [layer.own for layer in self._layers.values()]
+        return sum(part.nbytes for block in blocks for part in (block.weight, *block.steps.values()))
+
+    def coordinates(self, h: Float64[Tensor, "points z"]) -> Float64[Tensor, "points coordinates"]:
+        """Return the coordinates in the smaller network's subspace of points of the model's."""
+        values = self._values(h)
+        found = [h[:, self.kept].double()]
+        for node, layer in self._layers.items():
+            inputs = values.get(node.all_input_nodes[0])
+            if layer.directions and inputs is not None:
+                found.append(layer.coordinates(inputs, h.to(inputs)).double().cpu())
+        return torch.cat(found, 1)
+
+    def _split(self, moves: Moves, z: int) -> None:
+        """Take the layers apart in turn, as what is fixed goes into biases, for which it has to be known."""
+        values: dict[fx.Node, Tensor] = {}
+        moving: dict[fx.Node, Tensor] = {}
+        origin = torch.zeros(1, z, dtype=torch.float64)
+        for node in self.graph.graph.nodes:
+            module = linear(self.graph, node)
+            if module is None and node in self._masks:
+                values[node], moving[node] = self._through(node, values), moving[node.all_input_nodes[0]]
+            if module is None or (node not in self._masks and node.all_input_nodes[0] not in self._masks):
+                continue
+            weight, source = module.weight, node.all_input_nodes[0]
+            before = self._masks.get(source, torch.zeros_like(weight[0], dtype=torch.bool))
+            here = self._masks.get(node, torch.zeros_like(weight[:, 0], dtype=torch.bool))
+            inputs = values[source][0] if source in values else weight.new_zeros(0)
+            moved = moving.get(source, before[:0])
+            layer = self._layers[node] = _Layer(module, before, here, moves, inputs, moved)
+            if node in self._masks:
+                values[node] = layer.own.at(inputs[None], origin.to(inputs))
+                moving[node] = layer.own.moving(moved)
+
+    def _values(self, h: Tensor) -> dict[fx.Node, Tensor]:
+        """Return the constants at points, ``[points, constant units]``."""
+        values: dict[fx.Node, Tensor] = {}
+        for node in self._masks:
+            layer = self._layers.get(node)
+            if layer is None:
+                values[node] = self._through(node, values)
+                continue
+            inputs = values.get(node.all_input_nodes[0])
+            inputs = layer.own.weight.new_zeros(len(h), 0) if inputs is None else inputs
+            values[node] = layer.own.at(inputs, h.to(inputs))
+        return values
+
+    def _through(self, node: fx.Node, values: Mapping[fx.Node, Tensor]) -> Tensor:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        return cast("Tensor", call(self.graph, node, args, kwargs))
+
+    def _replace(self) -> None:
+        for node, layer in self._layers.items():
+            self.graph.set_submodule(str(node.target), layer.linear)
+
+    def _moved(self, number: int, moves: Moves) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, value in self.graph.named_parameters():
+            if id(value) in moves and (step := moves[id(value)][number]) is not None:
+                found[name] = step
+        for node, layer in self._layers.items():
+            if number in layer.rest.steps:
+                found[f"{node.target}.weight"] = layer.rest.steps[number]
+            if number in layer.rest.shifts:
+                found[f"{node.target}.bias"] = layer.rest.shifts[number]
+        return found
+
+
+def _work(graph: fx.GraphModule, moved: set[int]) -> int:
+    """Count multiply-adds of Linears that `AffineEngine` would compute at every point, a sample."""
+    kinds = classify(graph, moved)
+    layers = {node: linear(graph, node) for node, kind in kinds.items() if kind is Kind.VARYING}
+    return sum(layer.weight.numel() for layer in layers.values() if layer is not None)
+
+
+def _require_zeros(model: nn.Module, subspace: Subspace) -> None:
+    """Refuse, without tracing, a model without a unit whose weights are all zero."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) is nn.Linear:
+            weight = subspace.origin.get(f"{name}.weight" if name else "weight", module.weight)
+            if not bool(weight.any(1).all()):
+                return
+    raise UnsupportedError("no unit of a Linear has weights of zero")
+
+
+def _like(step: Tensor | None, value: Tensor) -> Tensor | None:
+    return None if step is None else step.detach().to(value.device, value.dtype)
