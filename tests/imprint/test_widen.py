@@ -64,6 +64,23 @@ NETS = {
         ),
         (3, 8, 8),
     ),
+    "layer norm": (
+        lambda: networks.with_statistics(
+            nn.Sequential(
+                *(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.LayerNorm(9), nn.LeakyReLU(), nn.Linear(9, 6, bias=False)),
+                *(nn.LayerNorm(6, bias=False), nn.PReLU(6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)),
+            )
+        ),
+        (12,),
+    ),
+    "layer norm, images": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.LayerNorm([4, 6, 6]), nn.ReLU()),
+            *(nn.ConvTranspose2d(4, 5, 2, stride=2), nn.PReLU()),
+            *(nn.LayerNorm([5, 12, 12], elementwise_affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(720, 2)),
+        ).eval(),
+        (3, 8, 8),
+    ),
     "preact": (lambda: networks.preact(8, 2), (3, 8, 8)),
     "mobile": (lambda: networks.mobile(8, 2), (3, 8, 8)),
     "squeezed": (lambda: networks.squeezed(8, 2), (3, 8, 8)),
@@ -110,7 +127,7 @@ def test_the_original_weights_are_there_bit_for_bit(name):
             assert torch.equal(found, value), f"{key}.{part}"
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [name for name in NETS if not name.startswith("layer norm")])  # which reads copies
 def test_nobody_reads_the_new_channels(name):
     """Whatever the new channels compute, the outputs are the same number for number (in float64, to rounding)."""
     net, x = made(name)
@@ -307,6 +324,35 @@ def test_transposed_convolutions(groups):
     if groups > 1:
         assert wide.groups == 3
     assert (wide(more)[:, :6] - conv(x)).abs().max() < 1e-14
+
+
+def test_copies_in_groups_of_a_transposed_convolution():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            *(
+                nn.Conv1d(3, 4, 1),
+                nn.ReLU(),
+                nn.ConvTranspose1d(4, 4, 2, stride=2, groups=2),
+                nn.LayerNorm([4, 10]),
+                nn.ReLU(),
+            ),
+            *(nn.Flatten(), nn.Linear(40, 2)),
+        ).double()
+        wide = lf.widen(net, 3, inputs=torch.randn(4, 3, 5).double())  # holds them against each other
+    assert wide.channels["0"] == wide.channels["2"] == wide.channels["3"] == (4, 5, 6, 7)
+    assert torch.equal(wide.model[2].weight[4:], net[2].weight)
+    assert torch.equal(wide.model[0].weight[4:], net[0].weight)
+
+
+def test_a_layer_norm_over_a_concatenation_is_refused():
+    net = networks.densenet(4, (2,))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x = torch.randn(2, 3, 8, 8)
+    net[-1] = nn.Sequential(nn.LayerNorm(net[-1].in_features), net[-1]) if isinstance(net[-1], nn.Linear) else net[-1]
+    with pytest.raises(ArchitectureError, match="takes the mean of a concatenation"):
+        lf.widen(net, 1, inputs=x)
 
 
 def test_prelu_and_group_norm_in_place():

@@ -1,10 +1,11 @@
-"""Make room by widening: layers get channels more, and the function stays the same (Net2Net without copies).
+"""Make room by widening: layers get channels more, and the function stays the same (Net2Net, mostly without copies).
 
 New channels are read by nobody: their outgoing weights are zero. The original weights stay bit for bit. The outputs do
 in exact arithmetic; in floating point a wider layer may be summed in another order, by at most γ_K Σ|w||x| a layer
 (Chen, Goodfellow, Shlens, arXiv 1511.05641, widen by copying channels; here the new ones feed nobody). Channels that
 are added to each other, as those of a residual stream, grow together, in every block that shares them; grouped
-convolutions get whole groups more; a concatenation moves the channels behind the new ones.
+convolutions get whole groups more; a concatenation moves the channels behind the new ones. Where a LayerNorm takes mean
+and spread of channels, new ones are copies of all old ones, so that both stay what they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,9 +57,10 @@ def widen(
 ) -> Widened:
     """Return a wider network that computes the same function, with the original weights bit for bit.
 
-    Covered are networks of Linear, convolutions (also grouped), BatchNorm, pools, activations, flattening, residual
-    sums and concatenations, traced as for `landform.imprint`. The code of the network stays as it is: sizes that its
-    ``forward`` has written out (``x.view(-1, 512)``) would have to be changed first.
+    Covered are networks of Linear, convolutions (also grouped), BatchNorm, GroupNorm, InstanceNorm with running
+    statistics, LayerNorm, pools, activations, flattening, residual sums and concatenations, traced as for
+    `landform.imprint`. The code of the network stays as it is: sizes that its ``forward`` has written out
+    (``x.view(-1, 512)``) would have to be changed first.
 
     Of transformers the hidden units of the perceptrons can grow, whoever wrote them. Models of Hugging Face are built
     again from a changed configuration, so that ``save_pretrained`` and ``from_pretrained`` go on working; they can also
@@ -67,9 +69,9 @@ def widen(
     Args:
         model: The network; not changed.
         extra: Channels to add: everywhere, or by the name of a layer, which adds them to all that share its channels
-            (a residual stream; the largest wish counts). Rounded up where grouped layers need whole groups. In a
-            transformer: hidden units of every perceptron, or by the name of a perceptron's first map (that is more
-            than a configuration can say).
+            (a residual stream; the largest wish counts). Rounded up where grouped layers need whole groups, and before
+            a LayerNorm to copies of all channels. In a transformer: hidden units of every perceptron, or by the name
+            of a perceptron's first map (that is more than a configuration can say).
         inputs: A few inputs (8, say). The wider network is run on them beside the given one, and its outputs must
             differ by no more than rounding explains. Without any, nothing is tried; transformers need them.
         seed: Draws the weights by which new channels *read* (He et al., normal), so that they can learn; new norms have

@@ -24,10 +24,17 @@ SILENT = ("keep", "pool", "act", "norm", "gate")  # kinds of operations after wh
 
 @dataclass(frozen=True)
 class Places:
-    """Where the channels of a tensor come to lie: the old ones in order, and the new ones."""
+    """Where the channels of a tensor come to lie: the old ones in order, and the new ones.
+
+    Args:
+        old: Places of the old ones.
+        new: Places of the new ones.
+        copies: Pairs (new, old): this new channel is a copy of that old one.
+    """
 
     old: tuple[int, ...]
     new: tuple[int, ...]
+    copies: tuple[tuple[int, int], ...] = ()
 
     @property
     def total(self) -> int:
@@ -119,6 +126,8 @@ class Channels:
         elif isinstance(module, nn.GroupNorm):
             size = module.num_channels // module.num_groups
             self.spaces.require_multiple(layout, size, f"groups of '{op.name}' lie across a concatenation")
+        elif isinstance(module, nn.LayerNorm):
+            self.spaces.repeat(layout, f"'{op.name}' takes the mean of a concatenation, whose parts grow by themselves")
         elif any(True for _ in module.parameters()) and not isinstance(
             module, (nn.Linear, *CONVS, *TRANSPOSED, *CHANNEL_NORMS, nn.PReLU)
         ):
@@ -131,13 +140,16 @@ class Channels:
             return None
         old: list[int] = []
         new: list[int] = []
+        copies: list[tuple[int, int]] = []
         at = 0
         for segment in self.spaces.leaves(layout):
             size, more = self.spaces.size(segment), int(extra.get(segment.space, 0) * segment.ratio)
             old += range(at, at + size)
             new += range(at + size, at + size + more)
+            if self.spaces.repeated(segment):
+                copies += [(at + size + n, at + n % size) for n in range(more)]
             at += size + more
-        return Places(tuple(old), tuple(new))
+        return Places(tuple(old), tuple(new), tuple(copies))
 
 
 def check(model: nn.Module, graph: Graph) -> None:
@@ -172,7 +184,7 @@ def check(model: nn.Module, graph: Graph) -> None:
 
 
 def enlarge(module: nn.Module, made: Places | None, read: Places | None, generator: torch.Generator | None) -> None:
-    """Give a module more channels in place: old numbers where they belong, new ones zero or random.
+    """Give a module more channels in place: old numbers where they belong, new ones zero, random or copies.
 
     Args:
         module: A map, norm or PReLU.
@@ -182,11 +194,26 @@ def enlarge(module: nn.Module, made: Places | None, read: Places | None, generat
     """
     if isinstance(module, (nn.Linear, *CONVS, *TRANSPOSED)):
         _enlarge_map(module, made, read, generator)
-    elif made is not None and made.new and isinstance(module, (*CHANNEL_NORMS, nn.GroupNorm)):
+    elif made is not None and made.new and isinstance(module, (*CHANNEL_NORMS, nn.GroupNorm, nn.LayerNorm)):
         _enlarge_norm(module, made, live=generator is not None)
     elif made is not None and made.new and isinstance(module, nn.PReLU) and module.num_parameters > 1:
         _swap(module, "weight", _scattered(module.weight, made, None, 0.25))
         module.num_parameters = made.total
+    if made is not None and made.copies and getattr(module, "num_parameters", made.total) == made.total:
+        grouped = isinstance(module, TRANSPOSED) and module.groups > 1  # its weight is [in, out a group, …]
+        _copy(module, read if grouped and read is not None else made, made)
+
+
+def _copy(module: nn.Module, rows: Places, made: Places) -> None:
+    """Make new channels copies of old ones, whatever they were filled with."""
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        value = getattr(module, key, None)
+        if isinstance(value, Tensor):
+            new, old = (torch.tensor(part) for part in zip(*(rows if key == "weight" else made).copies, strict=True))
+            turned = key == "weight" and isinstance(module, TRANSPOSED) and module.groups == 1  # [in, out, …]
+            with torch.no_grad():
+                whole = value.transpose(0, 1) if turned else value
+                whole[new.to(value.device)] = whole[old.to(value.device)]
 
 
 def _enlarge_map(module: Any, made: Places | None, read: Places | None, generator: torch.Generator | None) -> None:
@@ -224,7 +251,11 @@ def _enlarge_map(module: Any, made: Places | None, read: Places | None, generato
 def _enlarge_norm(module: Any, made: Places, *, live: bool) -> None:
     if module.weight is not None:
         _swap(module, "weight", _scattered(module.weight.detach(), made, None, 1.0 if live else 0.0))
+    if module.bias is not None:
         _swap(module, "bias", _scattered(module.bias.detach(), made, None, 0.0))
+    if isinstance(module, nn.LayerNorm):
+        module.normalized_shape = (made.total, *module.normalized_shape[1:])
+        return
     if isinstance(module, nn.GroupNorm):
         module.num_groups = module.num_groups * made.total // module.num_channels
         module.num_channels = made.total

@@ -30,6 +30,7 @@ class _Space:
     parts: tuple[int, int] | None = None
     step: int = 1
     fixed: str | None = None
+    repeated: bool = False
 
 
 @dataclass
@@ -89,6 +90,22 @@ class Spaces:
                 return
             item = self.items[segment.space]
             item.step = lcm(item.step, (multiple / segment.ratio).numerator, segment.ratio.denominator)
+
+    def repeat(self, layout: Layout, reason: str) -> None:
+        """Let channels grow only by copies of all of them, which leave their mean and spread as they are.
+
+        Channels that lie in several spaces would have to be repeated equally often, so they are fixed instead.
+        """
+        leaves = self.leaves(layout)
+        if len(leaves) > 1 or leaves[0].ratio.numerator > 1:
+            self.fix(layout, reason)
+            return
+        item = self.items[leaves[0].space]
+        item.step, item.repeated = lcm(item.step, item.size), True
+
+    def repeated(self, segment: Segment) -> bool:
+        """Return whether the new channels of a leaf are copies of the old ones, in their order."""
+        return self.items[segment.space].repeated
 
     def join(self, first: Layout, second: Layout, reason: str) -> None:
         """Make two layouts of the same number of channels the same.
