@@ -429,6 +429,20 @@ def test_a_sum_of_a_map_and_a_branch_that_only_carries():
     assert not any(made.model[8].branch[0].weight.flatten())
 
 
+@pytest.mark.parametrize("skip", [nn.Linear(48, 48), nn.Identity()])
+def test_what_passes_a_silent_branch_is_small_where_the_sum_saturates(skip):
+    branch = nn.Sequential(nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 48), nn.Softsign(), nn.Linear(48, 48))
+    layers = [m for _ in range(4) for m in (nn.Linear(48, 48), nn.ReLU())]
+    net = nn.Sequential(
+        nn.Linear(8, 48), nn.ReLU(), Residual(branch, skip, nn.Tanh()), *layers, nn.Linear(48, 10)
+    ).eval()
+    if isinstance(skip, nn.Linear):
+        checked(net, (8,), dtype=torch.float64)
+    else:  # nothing makes h smaller on its way
+        with pytest.raises(CapacityError, match="meet an activation that stops at"):
+            lf.imprint(PATTERN, lf.Task(net, data=(torch.randn(12, 8), torch.arange(12) % 10)))
+
+
 def test_small_registers_do_not_meet_a_norm_with_a_mean():
     layers = [m for size in (8, 48, 48, 48) for m in (nn.Linear(size, 48), nn.ReLU())]
     net = nn.Sequential(*layers, nn.Linear(48, 48), nn.Tanh(), nn.BatchNorm1d(48), nn.Linear(48, 10))

@@ -35,10 +35,8 @@ def write_branch(writer: Writer, piece: Branch, state: Registers) -> Registers:
     if layer is None:
         for stage in (*piece.hidden, piece.exit):
             writer.pen.silence_stage(stage)
-        if piece.skip is None:
-            return _placed(piece, state)
-        if not piece.joins:
-            return writer.copy(piece.skip, state)
+        if piece.skip is None or not piece.joins:
+            return _require_below_cap(piece, _beside(writer, piece, state))
         return _joined(writer, piece, piece.skip, state, None)
     new, kept = np.flatnonzero(~layer.carried), np.flatnonzero(layer.carried)
     following = writer.following()
@@ -101,12 +99,12 @@ def _summed(
     writer: Writer, piece: Branch, beside: Registers, rows: sp.csr_matrix, back: sp.csr_matrix, sizes: np.ndarray
 ) -> Registers:
     """Write what the next layer reads of the branch's units into the stream: onto a register, or beside it."""
-    placed = writer.copy(piece.skip, beside) if piece.skip is not None else _placed(piece, beside)
+    placed = _beside(writer, piece, beside)
     found = compress(rows)
     count = found.parts.shape[0]
     if not count:
         writer.pen.silence_stage(piece.exit)
-        return placed
+        return _require_below_cap(piece, placed)
     window = np.zeros(piece.width, dtype=bool)
     window[piece.written : piece.written + piece.exit.width] = True
     place = _places(writer, piece, placed, found, window)
@@ -115,8 +113,7 @@ def _summed(
     tops, empty = placed.top.copy(), placed.empty.copy()
     tops[place] += bounds * factor
     empty[place] = False
-    if (tops > piece.cap).any():
-        raise CapacityError(f"registers up to {tops.max():.3g} meet an activation that stops at {piece.cap:g}")
+    _require_below_cap(piece, replace(placed, top=tops))
     if not writer.pen.skips(piece.exit):
         full = embed(found.parts, place - piece.written, np.arange(len(sizes)), (piece.exit.width, len(sizes)))
         gains = np.zeros(piece.exit.width)
@@ -126,6 +123,20 @@ def _summed(
     wanted = (found.mix[:, fresh] @ sp.diags(1 / factor[fresh])).tocsr()
     added = embed(wanted, np.arange(wanted.shape[0]), place[fresh], placed.read.shape)
     return replace(placed, read=(placed.read + added).tocsr(), empty=empty, top=tops)
+
+
+def _beside(writer: Writer, piece: Branch, state: Registers) -> Registers:
+    """Carry registers past a branch: through a map, small enough for what bends the sum, or where they are."""
+    if piece.skip is None:
+        return _placed(piece, state)
+    return writer.copy(replace(piece.skip, cap=min(piece.skip.cap, piece.cap)), state)
+
+
+def _require_below_cap(piece: Branch, placed: Registers) -> Registers:
+    """Refuse registers that an activation behind the sum would cut off."""
+    if (placed.top > piece.cap).any():
+        raise CapacityError(f"registers up to {placed.top.max():.3g} meet an activation that stops at {piece.cap:g}")
+    return placed
 
 
 def _places(writer: Writer, piece: Branch, placed: Registers, found: Functionals, window: np.ndarray) -> np.ndarray:
