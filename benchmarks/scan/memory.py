@@ -28,13 +28,7 @@ def run(width: int, dense: int) -> list[Table]:
 
 def seeded(width: int) -> Table:
     """Directions made from a seed, which a scan makes too; a small batch, so that parameters are all that counts."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = mlp(784, width, width, width, width, 10).eval()
-        inputs, targets = torch.randn(SAMPLES, *IMAGE), torch.randint(10, (SAMPLES,))
-    task = lf.Task(model, data=(inputs, targets))
-    sizes = [value.numel() * value.element_size() for value in model.parameters()]
-    allowed = 0.2 * sum(sizes) + max(sizes)
+    task, model, total, allowed = _subject(width, SAMPLES)
     hashed = model_hash(model)
     engines: list[str] = []
 
@@ -46,7 +40,7 @@ def seeded(width: int) -> Table:
 
         return call
 
-    small = lf.Task(mlp(784, 10), data=(inputs, targets))  # what is imported on the way is not counted
+    small = lf.Task(mlp(784, 10), data=task.data)  # what is imported on the way is not counted
     lf.scan(small, lf.random_plane(small, seed=0, seeded=True), grid=2, progress=False)
     gc.collect()
     bare = peak_memory(task.evaluate)
@@ -65,19 +59,13 @@ def seeded(width: int) -> Table:
             row["of what is allowed"] = (took - bare) / allowed
             row["origin the same, bit for bit"] = model_hash(model) == hashed
             rows.append(row)
-    return Table("Whole scans, directions made from a seed", rows, _notes(model, sum(sizes), SAMPLES, bare, allowed))
+    return Table("Whole scans, directions made from a seed", rows, _notes(model, total, SAMPLES, bare, allowed))
 
 
 def tensors(width: int) -> Table:
     """Directions kept as tensors, which like the model are not counted; samples as in use."""
     samples = 1024
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = mlp(784, width, width, width, width, 10).eval()
-        inputs, targets = torch.randn(samples, *IMAGE), torch.randint(10, (samples,))
-    task = lf.Task(model, data=(inputs, targets))
-    sizes = [value.numel() * value.element_size() for value in model.parameters()]
-    allowed = 0.2 * sum(sizes) + max(sizes)
+    task, model, total, allowed = _subject(width, samples)
     hashed = model_hash(model)
     plane = lf.random_plane(task, seed=0, seeded=False)
     task.evaluate()
@@ -92,9 +80,19 @@ def tensors(width: int) -> Table:
         took = peak_memory(call)
         row = {"engine": f"{found[0].attrs['engine']}, {'chosen' if engine == 'auto' else 'forced'}"}
         row |= {"scan, MB": took / 2**20, "beyond the forward pass, MB": (took - bare) / 2**20}
-        row |= {"of what is allowed": (took - bare) / allowed, "of the parameters": (took - bare) / sum(sizes)}
+        row |= {"of what is allowed": (took - bare) / allowed, "of the parameters": (took - bare) / total}
         rows.append(row | {"origin the same, bit for bit": model_hash(model) == hashed})
-    return Table("Whole scans, directions kept as tensors", rows, _notes(model, sum(sizes), samples, bare, allowed))
+    return Table("Whole scans, directions kept as tensors", rows, _notes(model, total, samples, bare, allowed))
+
+
+def _subject(width: int, samples: int) -> tuple[lf.Task, nn.Module, int, float]:
+    """Return a perceptron's task, the perceptron, its bytes, and those that a scan may take beyond a forward pass."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = mlp(784, width, width, width, width, 10).eval()
+        inputs, targets = torch.randn(samples, *IMAGE), torch.randint(10, (samples,))
+    sizes = [value.nbytes for value in model.parameters()]
+    return lf.Task(model, data=(inputs, targets)), model, sum(sizes), 0.2 * sum(sizes) + max(sizes)
 
 
 def _notes(model: nn.Module, total: int, samples: int, bare: int, allowed: float) -> list[str]:

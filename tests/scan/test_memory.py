@@ -10,8 +10,10 @@ from torch import nn
 import landform as lf
 from landform.calling import model_hash
 from landform.subspace import Subspace
+from landform.subspace.seeded import Recipe
 
 identity = importlib.import_module("landform.scan.identity")
+inplace = importlib.import_module("landform.scan.engine.inplace")
 plan = importlib.import_module("landform.scan.plan")
 
 
@@ -53,6 +55,28 @@ def test_first_values_are_the_same_by_either_way(monkeypatch):
     usual = identity.first_values(subject, plane, h)
     monkeypatch.setattr(identity, "LARGE", 1)
     assert identity.first_values(subject, plane, h) == pytest.approx(usual, rel=1e-6)
+
+
+def test_small_seeded_directions_are_made_once_large_ones_for_each_point(monkeypatch):
+    subject = task()
+    plane = lf.random_plane(subject, seed=0, seeded=True)
+    h = torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tile, made = Recipe.tile, []
+    monkeypatch.setattr(Recipe, "tile", lambda self, *args: (made.append(args), tile(self, *args))[1])
+
+    def run(points):
+        made.clear()
+        engine = inplace.InplaceEngine(subject, plane, batch_size=5)
+        return engine.sums(points).num, len(made), engine.held
+
+    _, once, _ = run(h[:1])
+    kept, calls, held = run(h)
+    assert calls == once > 0
+    monkeypatch.setattr(inplace, "KEPT", 2 * 4 * (6 * 8 + 8 * 3) - 1)  # a byte less than both weights' directions take
+    fresh, calls, less = run(h)
+    assert calls == 2 * 3 * 2  # weights, points, blocks: both directions of a weight at a time
+    assert held - less == inplace.KEPT + 1
+    assert torch.equal(kept, fresh)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident sets are read from /proc")

@@ -60,8 +60,9 @@ def random_plane(
             default, as in the paper: small changes of them can dominate a plot. Buffers never move.
         adapters: Move adapters (LoRA and the like) alone, see `landform.subspace.select.select`.
         seeded: Do not keep the directions, but make them from the seed, a tensor at a time, whenever they are needed:
-            the same numbers, bit for bit, in no memory to speak of, and slower. The origin then *is* the model's
-            parameters, not a copy: do not train on while the plane is in use. None: where directions would take more
+            the same numbers, bit for bit, in no memory to speak of, and slower (a scan keeps up to 512 MB
+            of them while it runs). The origin then *is* the model's parameters, not a copy: do not train on while the
+            plane is in use. None: where directions would take more
             than 1 GiB.
 
     Returns:

@@ -19,6 +19,10 @@ from landform.task.running import moved, takes_names
 LARGE = 1 << 24
 """Moved numbers (64 MB in float32) from which on no copies of parameters are made."""
 
+KEPT = 1 << 29
+"""Bytes of directions made from a seed up to which they are kept once made (512 MB): making them for every point and
+block takes some seven times as long as everything else."""
+
 
 class _Point:
     """Where the moving parameters are now."""
@@ -27,6 +31,25 @@ class _Point:
         self.subspace = subspace
         self.dtype = dtype
         self.h = torch.zeros(subspace.z, dtype=torch.float64)
+        self._made: dict[str, Subspace] = {}
+        moved = [subspace.origin[name] for name in subspace.moved]
+        size = subspace.z * sum(value.numel() * max(4, value.element_size()) for value in moved)
+        self._keeps = subspace.seeded and size <= KEPT
+
+    @property
+    def bytes(self) -> int:
+        """Memory of directions that were made from a seed and are kept."""
+        spaces = self._made.values()
+        return sum(step.nbytes for space in spaces for direction in space.directions for step in direction.values())
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a parameter where it is now."""
+        if not self._keeps:
+            return self.subspace.tensor(name, self.h, dtype=self.dtype)
+        if name not in self._made:
+            steps = tuple({name: d[name]} if name in d else {} for d in self.subspace.directions)
+            self._made[name] = Subspace({name: self.subspace.origin[name]}, steps)
+        return self._made[name].tensor(name, self.h, dtype=self.dtype)
 
 
 class _Moving(dict[str, "nn.Parameter | None"]):
@@ -45,7 +68,7 @@ class _Moving(dict[str, "nn.Parameter | None"]):
         name, dtype = self._names.get(key), self._point.dtype
         if name is not None:
             with torch._C.DisableTorchFunction():  # beside any `Memo`
-                return self._point.subspace.tensor(name, self._point.h, dtype=dtype)  # type: ignore[return-value]
+                return self._point.tensor(name)  # type: ignore[return-value]
         own = super().__getitem__(key)
         return own if own is None or dtype is None else own.to(dtype)  # type: ignore[return-value]
 
@@ -63,9 +86,10 @@ class InplaceEngine(AbstractBlocks):
     """Runs a structural copy of the model that holds the origin's own tensors and makes moved ones as they are read.
 
     No copy of the parameters is ever held, whatever the grid and the number of directions: beyond model and activations
-    a point takes the largest tensor that is moved (and a chunk of it for directions made from a seed). The origin is
-    only read, so there is nothing to restore, and nothing drifts. Weights of half precision are moved, and run, in
-    float32, each made when it is read.
+    a point takes the largest tensor that is moved. Directions made from a seed are kept from their first use on if they
+    take 512 MB at most, as tensors of the caller's would be; larger ones are made for each point and batch, a chunk at
+    a time. The origin is only read, so there is nothing to restore, and nothing drifts. Weights of half
+    precision are moved, and run, in float32, each made when it is read.
 
     Args:
         task: The task.
@@ -125,10 +149,10 @@ class InplaceEngine(AbstractBlocks):
 
     @property
     def held(self) -> int:
-        """Bytes of the largest moved tensor, once made and once on the way, and of what is remembered."""
+        """Bytes of the largest moved tensor, made and on the way, of directions made, and of what is remembered."""
         subspace = self._point.subspace
         largest = max((subspace.origin[name].nbytes for name in subspace.moved), default=0)
-        return 2 * largest + (0 if self._memos is None else self._memos.bytes)
+        return 2 * largest + self._point.bytes + (0 if self._memos is None else self._memos.bytes)
 
     def _quiet(self) -> contextlib.AbstractContextManager[object]:
         return torch.inference_mode() if self._memos is None else torch.no_grad()
