@@ -98,10 +98,34 @@ def test_bounds_come_back_to_the_box():
     bound = np.abs(value)
     assert (interpolated(at_g.mesh, bound, g, low) <= interpolated(field.mesh, warp.radius(bound), near) + 1e-15).all()
     pattern = rng.random(field.mesh.n_nodes)
+    size = warp.exact[:, None] + interpolated(field.mesh, warp.around, index)
+    near = np.clip(index + rng.choice([-1.0, 1.0, 0.5], size=index.shape) * size.T, 0, np.array(field.mesh.cells))
     moved = interpolated(field.mesh, pattern[None], near) - interpolated(field.mesh, pattern[None], index)
     assert np.abs(moved).max() <= sum(warp.slip(pattern))
     still = Warp.none(field.mesh)
     assert still.reach == max(still.beyond(pattern)[:2]) == sum(still.slip(pattern)) == 0.0
+
+
+@pytest.mark.parametrize("cells", [(9,), (7, 8), (3, 4, 5)])
+def test_where_little_is_rounded_a_steep_pattern_slips_little(cells):
+    """Against a search over pairs h, g: sound, and far below the steepest cell times the largest distance."""
+    mesh, z, rng = Mesh(cells), len(cells), np.random.default_rng(4)
+    index = mesh.indices().numpy().T.astype(float)
+    around = 0.4 * index / np.array(cells)[:, None]  # as roundings of h: they grow with it
+    pattern = np.where(index.max(axis=0) < 2.5, rng.random(mesh.n_nodes), 0.1 * rng.random(mesh.n_nodes))
+    still = np.zeros(z)
+    warp = Warp(mesh, mesh, still, still, np.arange(mesh.n_nodes), still, around.max(axis=1), around)
+    h = rng.random((4000, z)) * np.array(cells)
+    h[::2] = np.clip(np.round(h[::2]) + 0.05 * rng.choice([-1, 1], size=h[::2].shape), 0, np.array(cells))
+    far = interpolated(mesh, around, h).T
+    g = np.clip(h + rng.choice([-1.0, 1.0], size=h.shape) * far, 0, np.array(cells))
+    moved = np.abs(interpolated(mesh, pattern[None], g) - interpolated(mesh, pattern[None], h)).max()
+    steep = np.array([np.abs(np.diff(pattern.reshape(mesh.shape), axis=k)).max() for k in range(z)])
+    found = sum(warp.slip(pattern))
+    assert 0.4 * found < moved <= found < 0.8 * float(warp.rounded @ steep)
+    assert sum(warp.slip(np.ones(mesh.n_nodes), np.full(z, 2.0))) == 0.0  # no g lies outside: there is no way there
+    outside = Warp(mesh, mesh, still, np.ones(z), np.arange(mesh.n_nodes), still, around.max(axis=1), around)
+    assert sum(outside.slip(np.ones(mesh.n_nodes), np.full(z, 2.0))) == pytest.approx(2 * 0.4 * z)
 
 
 def test_only_registers_on_their_way_are_moved():

@@ -115,9 +115,10 @@ def sums(field: Field, step: Step, bias: np.ndarray, roundoff: float) -> tuple[n
         down = field.times(negative, "value") + np.maximum(-bias, 0)[:, None]
         pre, partial = up - down, np.maximum(up, down)
     carried, whole = CARRIED * field.times(abs(weight), "error"), field.whole(weight)
-    terms = (np.diff(weight.indptr) + (bias != 0))[:, None].astype(float)
+    constant = (bias != 0) | (step.offset != 0)  # one of 0 may be rounded to something else
+    terms = (np.diff(weight.indptr) + constant)[:, None].astype(float)
     if terms.max(initial=0) > FEW:
-        terms = np.minimum(terms, field.active_terms(weight) + (bias != 0)[:, None])
+        terms = np.minimum(terms, field.active_terms(weight) + constant[:, None])
     products = field.times(step.inexact, "magnitude") if step.inexact.nnz else 0.0
     radius = field.sign_radius(weight)
     partial = partial + radius + whole

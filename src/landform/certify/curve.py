@@ -99,7 +99,7 @@ def _sums(curve: Curve, step: Step, bias: np.ndarray, roundoff: float) -> tuple[
     live = ((curve.value != 0) | (curve.error != 0)).astype(float)
     live[:, 1:] = np.maximum(live[:, 1:], live[:, :-1])
     live[:, :-1] = np.maximum(live[:, :-1], live[:, 1:])
-    terms = (weight != 0).astype(float) @ live + (bias != 0)[:, None]
+    terms = (weight != 0).astype(float) @ live + ((bias != 0) | (step.offset != 0))[:, None]
     pre, carried = weight @ curve.value + bias[:, None], size @ curve.error
     products = np.asarray(step.inexact @ magnitude) + step.roundings * (size @ magnitude) + step.offset[:, None]
     return pre, rounding(pre, partial, carried, products, terms, roundoff) - carried, carried

@@ -18,8 +18,6 @@ from landform.certify.proof_error import ProofError
 from landform.certify.rounding import U64
 from landform.imprint.lower.graph import Graph, Op
 
-MORE_ROUNDINGS = 3.0
-"""Of a·x beside those of any norm: eps in the network's dtype (1), a·W in float64 (2)."""
 SMALLEST = 2.0**-10
 """The largest variance beside eps that is followed."""
 TINY = 2.0**-148
@@ -125,7 +123,7 @@ def normed(
         a * bias + shift,
         shift,
         (sp.diags(np.abs(a)) @ inexact(weight)).tocsr(),
-        NORM_ROUNDINGS + MORE_ROUNDINGS + float(spread.max()) / roundoff,
+        NORM_ROUNDINGS + (2 * U64 + float(spread.max())) / roundoff,  # a·W is taken in float64
         constants,
         means,
     )

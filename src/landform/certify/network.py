@@ -18,9 +18,10 @@ from landform.errors import InputError
 from landform.imprint.lower.chain import Chain
 from landform.subspace import Subspace
 
-NORM_ROUNDINGS = 8.0
-"""Roundings of x·a in a norm, a = γ/√(var + eps): the root and its quotient (3.5), γ's product (1), x − mean where that
-is taken first (1), x's product (1), the last sum (1); with a half to spare."""
+NORM_ROUNDINGS = 6.0
+"""Roundings of x·a in a norm, a = γ/√(var + eps), before the last sum, which counts as that of any dot product: eps
+and var + eps, half of each (1), the root (1), its quotient (1), γ's product (1), x − mean where that comes first (1),
+x's product (1)."""
 
 
 SMOOTH_ROUNDINGS = 8.0

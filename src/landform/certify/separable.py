@@ -165,7 +165,7 @@ def _affine(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0
 def _bound(field: AxisField, step: Step, roundoff: float, extra_bias: float = 0.0) -> np.ndarray:
     weight = abs(step.weight)
     partial = weight @ field.size() + np.abs(step.bias) + extra_bias
-    terms = np.diff(weight.indptr) + (np.abs(step.bias) + extra_bias > 0)
+    terms = np.diff(weight.indptr) + (np.abs(step.bias) + step.offset + extra_bias > 0)
     own = np.where(terms >= 2, partial, 0.0)
     products = step.inexact @ field.size() + step.roundings * (weight @ field.size()) + step.offset
     error: np.ndarray = rounding(own, partial, weight @ field.error, products, terms, roundoff)

@@ -11,6 +11,7 @@ the network does there is followed like the rest. This is a backward error analy
 *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002, §1.5), and sound for any choice of registers.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ class Warp:
         inner: The box's nodes among those of the larger mesh, ``[nodes]``.
         exact: How far g is from h in exact arithmetic, in cells, ``[z]``.
         rounded: How much farther it may be through rounding, in cells, ``[z]``.
+        around: The same of each node, ``[z, nodes]``.
     """
 
     mesh: Mesh
@@ -45,12 +47,13 @@ class Warp:
     inner: np.ndarray
     exact: np.ndarray
     rounded: np.ndarray
+    around: np.ndarray
 
     @classmethod
     def none(cls, mesh: Mesh) -> "Warp":
         """Return the warp that moves nothing."""
         still = np.zeros(mesh.z)
-        return cls(mesh, mesh, still, still, np.arange(mesh.n_nodes), still, still)
+        return cls(mesh, mesh, still, still, np.arange(mesh.n_nodes), still, still, np.zeros((mesh.z, mesh.n_nodes)))
 
     @property
     def reach(self) -> float:
@@ -91,15 +94,37 @@ class Warp:
         """Return how far a pattern at g may be from the pattern at h: in exact arithmetic, and how much more in fact.
 
         On a simplex the k-th component of a P1 function's gradient is a difference along an edge parallel to axis k.
+        What rounds grows with h, and is taken with the gradients of the simplices between h and g: these are no farther
+        than half a cell from h.
 
         Args:
             values: Nodal values of the pattern.
             outside: How steep its continuation is along each axis.
         """
-        grid = values.reshape(self.mesh.shape)
-        steep = np.array([np.abs(np.diff(grid, axis=k)).max(initial=0.0) for k in range(self.mesh.z)])
-        steep = np.maximum(steep, outside)
-        return float(self.exact @ steep), float(self.rounded @ steep)
+        grid, z = values.reshape(self.mesh.shape), self.mesh.z
+        beyond = np.broadcast_to(np.asarray(outside, dtype=float), (z,))
+        steep = np.array([np.abs(np.diff(grid, axis=k)).max(initial=0.0) for k in range(z)])
+        far = np.stack([_near_cubes(part.reshape(self.mesh.shape)) for part in self.around])
+        edge = [self._edge(k, float(beyond[k])) for k in range(z)]
+        worst = 0.0
+        for order in itertools.permutations(range(z)):
+            moved, start = np.zeros(self.mesh.cells), np.zeros(z, dtype=int)
+            for k in order:  # along the path of edges from a cube's first corner to its last
+                end = start + (np.arange(z) == k)
+                slope = np.abs(_corner(grid, end) - _corner(grid, start))
+                moved += far[k] * np.maximum(slope, edge[k])
+                start = end
+            worst = max(worst, float(moved.max()))
+        return float(self.exact @ np.maximum(steep, beyond)), worst * (1 + 1e-12)
+
+    def _edge(self, axis: int, beyond: float) -> np.ndarray:
+        """Return how steep the continuation is that is reached from the cubes along an axis; broadcasts over cubes."""
+        out = np.zeros(self.mesh.cells[axis])
+        if self.low[axis]:
+            out[0] = beyond
+        if self.high[axis]:
+            out[-1] = beyond
+        return out.reshape([-1 if k == axis else 1 for k in range(self.mesh.z)])
 
 
 def is_plain(field: Field) -> bool:
@@ -149,7 +174,8 @@ def warped(field: Field, roundoff: float) -> tuple[Field, Warp] | None:
     place = larger.indices().numpy() - low
     clipped = np.clip(place, 0, np.array(mesh.cells))
     inner = np.flatnonzero((clipped == place).all(axis=1))
-    warp = Warp(mesh, larger, low, np.ones(z), inner, exact, rounded)
+    around = np.stack([p.around for p in pivots]) * (1 + 1e-12)
+    warp = Warp(mesh, larger, low, np.ones(z), inner, exact, rounded, around)
     value = _extended(field.value, mesh, low)
     steep = np.stack([_steepest(value, larger, k) for k in range(z)], axis=1)
     moved = steep @ (exact + rounded) * (1 + 1e-12)  # a P1 function at g and at h
@@ -171,6 +197,19 @@ def warped(field: Field, roundoff: float) -> tuple[Field, Warp] | None:
     return moved_field, warp
 
 
+def _near_cubes(grid: np.ndarray) -> np.ndarray:
+    """Return the largest nodal value of each cube of cells and of those around it."""
+    for k in range(grid.ndim):
+        padded = np.pad(grid, [(int(k == axis),) * 2 for axis in range(grid.ndim)], "edge")
+        grid = np.lib.stride_tricks.sliding_window_view(padded, 4, axis=k).max(axis=-1)
+    return grid
+
+
+def _corner(grid: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    """Return the nodal values at one corner of every cube."""
+    return grid[tuple(slice(int(at), size - 1 + int(at)) for at, size in zip(corner, grid.shape, strict=True))]
+
+
 def _line(row: np.ndarray, index: np.ndarray, cells: int) -> tuple[float, float, float]:
     """Return a, b and the largest |row − (a + b·index)|."""
     a = float(row[0])
@@ -186,6 +225,7 @@ class _Pivot:
         lines: a and b of each: it is a + b·n·g from now on.
         exact: How far g is from h in exact arithmetic, in cells.
         rounded: How much farther it may be through rounding.
+        around: The same of each node, ``[nodes]``.
         symbol: The error that two units have in common, None for one unit.
         more: By how much it is larger, seen from g.
     """
@@ -193,6 +233,7 @@ class _Pivot:
     lines: dict[int, tuple[float, float]]
     exact: float
     rounded: float
+    around: np.ndarray
     symbol: int | None = None
     more: float = 0.0
 
@@ -209,8 +250,8 @@ def _pivot(field: Field, local: np.ndarray, row: int, index: np.ndarray, cells: 
         return None
     own = fit + 8 * U64 * (abs(a) + b * cells)  # fit, a and b are numbers of this verifier
     exact = (own + float(local[row].max(initial=0.0)) + float(field.kink[row])) / b
-    rounded = float(field.error[row].max(initial=0.0)) / b
-    return _Pivot({row: (a, b)}, exact * (1 + 1e-12), rounded * (1 + 1e-12))
+    around = field.error[row] / b
+    return _Pivot({row: (a, b)}, exact * (1 + 1e-12), float(around.max()) * (1 + 1e-12), around)
 
 
 def _twins(field: Field) -> list[tuple[int, int, int]]:
@@ -245,11 +286,12 @@ def _pair(
     own = fit + slack + abs(b + down) * cells + 8 * U64 * (abs(a) + abs(other) + 2 * b * cells)
     exact = (own + float(local[both].max(axis=1, initial=0.0).sum()) + float(field.kink[both].sum())) / 2
     rounded = float(field.error[both].max(axis=1, initial=0.0).sum()) / 2
+    around = field.error[both].sum(axis=0) / (2 * b)
     assert field.common is not None
     factor = abs(float(field.common[first, symbol]))
     lines = {first: (a, b), second: (other, -b)}
     large = 1 + 1e-12
-    return _Pivot(lines, exact / b * large, rounded / b * large, symbol, (exact + rounded) / factor * large)
+    return _Pivot(lines, exact / b * large, rounded / b * large, around, symbol, (exact + rounded) / factor * large)
 
 
 def _one(row: int, units: int) -> sp.csr_matrix:
