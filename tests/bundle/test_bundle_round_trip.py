@@ -64,8 +64,19 @@ def norms():
     return model
 
 
+def rows():
+    """A pattern whose form is rows, whatever the default would be: more layers, and numbers of the pattern's size."""
+    sizes = [6, 40, 40, 40, 30, 60]
+    layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(60, 3)).double().eval()
+    imprint = lf.imprint(grid(), lf.Task(model, data=table(dtype=torch.float64)), form="rows")
+    assert imprint.meta["form"] == "rows"
+    return imprint
+
+
 def cases():
     yield "built", lambda: lf.imprint(grid(), "digits")
+    yield "rows", rows
     yield "channels", lambda: lf.imprint(three_channels(), "digits")
     yield "sum", lambda: lf.imprint(lf.SumPattern.from_formula("sphere", z=5, resolution=4), "digits")
     yield "norms", lambda: lf.imprint(grid(2), lf.Task(norms(), data=table(dtype=torch.float64)))

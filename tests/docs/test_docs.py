@@ -29,7 +29,7 @@ RUNNING = {
     "docs/tasks.md": 8,
     "docs/cluster.md": 3,
     "docs/phantoms.md": 2,
-    "docs/networks.md": 10,
+    "docs/networks.md": 13,
     "docs/theorem2.md": 4,
     "docs/statistics.md": 1,
 }
