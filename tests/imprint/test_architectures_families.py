@@ -1,5 +1,6 @@
 """One small network a family, and pretrained ones: equal bits for two inputs, inside the certificate, proved again."""
 
+import functools
 import math
 
 import numpy as np
@@ -427,6 +428,19 @@ def test_a_sum_of_a_map_and_a_branch_that_only_carries():
     )
     made = checked(net.eval(), (8,))
     assert not any(made.model[8].branch[0].weight.flatten())
+
+
+def test_a_constant_beside_the_response_curve_is_followed():
+    leaky = functools.partial(nn.LeakyReLU, 0.1)
+    layers = [m for size in (8, 48, 48, 48) for m in (nn.Linear(size, 48), leaky())]
+    branch = nn.Sequential(nn.Linear(48, 96), nn.LayerNorm(96), leaky(), nn.Linear(96, 48))
+    skip = nn.Sequential(nn.Linear(48, 48, bias=False), nn.LayerNorm(48))
+    tail = [nn.BatchNorm1d(48), leaky(), nn.Linear(48, 10)]
+    made = checked(networks.with_statistics(nn.Sequential(*layers, Residual(branch, skip, leaky()), *tail)), (8,))
+    assert made.model[8].skip[1].bias.any()  # so that the sum is not bent
+    with torch.no_grad():
+        made.subspace.origin["8.skip.1.bias"] += 0.25
+    assert not lf.certify(made).holds
 
 
 @pytest.mark.parametrize("skip", [nn.Linear(48, 48), nn.Identity()])

@@ -36,6 +36,11 @@ class Curve:
         value, error = (np.stack([np.interp(tau, self.tau, row) for row in rows]) for rows in (self.value, self.error))
         return Curve(tau, value, error)
 
+    def with_constants(self, value: np.ndarray, error: np.ndarray) -> "Curve":
+        """Return these units, and behind them some that do not depend on τ."""
+        rows = [np.repeat(column[:, None], len(self.tau), axis=1) for column in (value, error)]
+        return Curve(self.tau, np.concatenate([self.value, rows[0]]), np.concatenate([self.error, rows[1]]))
+
     def beside(self, other: "Curve", rows: np.ndarray) -> "Curve":
         """Return these units, and behind them some of another curve."""
         if not len(rows):

@@ -75,6 +75,8 @@ def prove(
     field, scale = inject(mesh, first, network.unit_roundoff)
     rest = unscaled(rest, scale)
     before = [step for step in rest if spline_stage is None or step.stage < spline_stage]
+    while len(before) < len(rest) and not rest[len(before)].weight.nnz:  # constants beside ψ, which reads on
+        before.append(rest[len(before)])
     after = rest[len(before) :]
     field, start = _followed(field, before, network.unit_roundoff)
 
@@ -223,9 +225,11 @@ def _bent(
     """Bound the form with ψ: pattern register, then a curve."""
     chosen = units_feeding(steps, head, row)
     first = steps[0]
-    base, sign = shared_register(first, chosen[0])
-    bias = first.bias[chosen[0]]
-    read = reading(first, chosen[0], base, float(np.abs(bias).max(initial=0.0)))
+    own, stay = split_rows(first, chosen[0])
+    constants = still_units(field, stay)
+    base, sign = shared_register(first, own)
+    bias = first.bias[own]
+    read = reading(first, own, base, float(np.abs(bias).max(initial=0.0)))
     shifted, error = affine(field, read, np.array([0]), roundoff)
     register = shifted[0] - read.bias[0]
     # the units read the register with either sign, their biases with the other: bound both
@@ -248,7 +252,9 @@ def _bent(
     slip, slipped = warp.slip(values, steep / factor)
     away += slip
     parts = follow_curve(
-        steps, chosen, sign, span, limits, shift, away, noise, head, row, loss, (lo, hi), roundoff, beyond=beyond
+        *(steps, chosen, sign, span, limits, shift, away, noise, head, row, loss, (lo, hi), roundoff),
+        beyond=beyond,
+        constants=constants,
     )
     return replace(parts, rounding=parts.rounding + (hi - lo) * slipped)
 
@@ -269,6 +275,7 @@ def follow_curve(
     roundoff: float,
     *,
     beyond: tuple[float, float] = (0.0, 0.0),
+    constants: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Parts:
     """Follow ψ over the span of the register, once in exact arithmetic and once with rounding.
 
@@ -289,16 +296,19 @@ def follow_curve(
         roundoff: Unit roundoff of the network's dtype.
         beyond: How far rounding may take the register below and above its span, counted in ``away`` already. There the
             pattern may be continued, which is nearer to a ψ that goes on, or not.
+        constants: Values of what is kept beside the first units, and the bounds of their errors.
 
     Returns:
         The parts of the bound.
     """
     lo, hi = bounds
-    first, bias = steps[0], steps[0].bias[chosen[0]]
+    first, bias = steps[0], steps[0].bias[split_rows(steps[0], chosen[0])[0]]
     found: list[float] = []
     for unit, error, (fall, rise) in ((0.0, 0.0, (0.0, 0.0)), (roundoff, noise, beyond)):
         low, high = span[0] - fall, max(span[1], span[0] + 1e-12) + rise
         followed = one.first_curve(low, high, sign, bias, error, first, unit)
+        if constants is not None:
+            followed = followed.with_constants(constants[0], constants[1] if unit else np.zeros_like(constants[1]))
         for depth, step in enumerate(steps[1:], start=1):
             own, stay = split_rows(step, chosen[depth])
             pushed = one.push(followed, step.rows(own).columns(chosen[depth - 1]), unit)
@@ -313,6 +323,21 @@ def follow_curve(
             worst = min(worst, one.deviation(loss, s[0, :-1], s[0, 1:], target[:-1], target[1:], radius))
         found.append(worst)
     return Parts((hi - lo) * away, found[0], _more(found[1], found[0]))
+
+
+def still_units(field: Field, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return values and errors of units beside those that read the register: a constant in a sum, for example.
+
+    Raises:
+        ProofError: If one of them moves.
+    """
+    if not len(rows):
+        return None
+    pick = sp.csr_matrix((np.ones(len(rows)), (np.arange(len(rows)), rows)), shape=(len(rows), field.units))
+    value = field.times(pick, "value")
+    if (value != value[:, :1]).any():
+        raise ProofError("the output reads a register beside the response layer, which the proof does not follow")
+    return value[:, 0], (field.whole(pick) + field.sign_radius(pick)).max(axis=1)
 
 
 def units_feeding(steps: Sequence[Step], head: Step, row: int) -> list[np.ndarray]:
