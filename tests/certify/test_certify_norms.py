@@ -1,4 +1,4 @@
-"""What a BatchNorm rounds: every way of computing it, every operation off by a unit either way, against the bound."""
+"""What norms round, every operation off by a unit either way, against the bound: BatchNorm, and means over groups."""
 
 import itertools
 
@@ -10,6 +10,7 @@ from landform.certify.affine import affine
 from landform.certify.curve import Curve
 from landform.certify.curve import affine as affine_of_one
 from landform.certify.field import Field
+from landform.certify.means import Means
 from landform.certify.network import NORM_ROUNDINGS, Step, norm_offset
 from landform.mesh import Mesh
 
@@ -76,3 +77,51 @@ def test_the_bound_is_no_larger_than_need_be():
     exact, *bound = bounds(300.0, 0.1, 0.0, 1.0, 0.5)
     off = np.abs(rounded(300.0, 0.1, 0.0, 1.0, 0.5, first=True) - exact).max()
     assert 0.95 * max(bound) < off <= min(bound)
+
+
+def means(x, count):
+    """Return the means of one group whose channels read one input each, x_1 … x_D."""
+    size = len(x)
+    return Means(
+        weight=sp.diags(x).tocsr(),
+        bias=np.zeros(size),
+        inexact=sp.csr_matrix((size, size)),
+        member=sp.csr_matrix(np.ones((1, size))),
+        left=sp.csr_matrix((1, size)),
+        level=np.zeros(1),
+        back=sp.csr_matrix(np.full((size, 1), 1 / size)),
+        count=float(count),
+        reach=np.ones(size),
+        beside=np.zeros(size),
+    )
+
+
+def worst_sum(terms):
+    """Return how far a sum comes out that is added up in this order, each addition off by a unit away from 0."""
+    return UNIT * np.abs(np.cumsum(terms))[1:].sum()
+
+
+def worst_tree(terms, rng):
+    """The same for an order in which partial sums are added up to one another."""
+    parts, off = list(terms), 0.0
+    while len(parts) > 1:
+        a, b = (parts.pop(int(rng.integers(len(parts)))) for _ in range(2))
+        parts.append(a + b)
+        off += UNIT * abs(a + b)
+    return off
+
+
+@pytest.mark.parametrize(
+    "x", [(1, -1), (3, -1, -2), (1, 1, -1, -1), (0, 5, -5, 0), (4, 1, 1, 1, 1, -8), (1,) * 15 + (-15,)]
+)
+def test_a_mean_is_off_by_no_more_than_the_bound_in_any_order(x):
+    """Each channel has its number at every position; those of one sign first is the order that rounds most."""
+    x, places, rng = np.array(x, dtype=float), 256, np.random.default_rng(0)
+    terms = np.repeat(x, places)
+    orders = [np.sort(terms), np.sort(terms)[::-1], terms, rng.permutation(terms), terms[np.argsort(-np.abs(terms))]]
+    off = max(*(worst_sum(order) for order in orders), worst_tree(terms, rng)) / places
+    none = np.zeros((len(x), 1))
+    found = means(x, len(terms)).totals(np.abs(x)[:, None], none, none, np.zeros((1, 1)), UNIT)[0, 0]
+    assert off <= found
+    if len(x) == 2:  # nothing to spare but what Welford's quotients round
+        assert found < 1.3 * off

@@ -5,10 +5,13 @@ whatever r is, its errors included, the mean of the *computed* x̂ = x + δ is a
 
     (|ΣW||r| + |Σb| + Σ|δ|)/D
 
-for groups of D channels, δ being the rounding of x's own sum. What is summed to find it is x̂, not its terms: a sum of N
-numbers in any order passes at most N partial sums, none of them beyond the sum of its positive or that of its negative
-terms. These are equal here, so |μ̂ − mean| ≤ u·(N/2)·mean|x̂|, and for Welford's running means the same, whose quotients
-add (3 + 3·ln N)·u·mean|x̂| (N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 2002, §4.2).
+for groups of D channels, δ being the rounding of x's own sum. What is summed to find it is x̂, not its terms: a sum
+of N numbers in any order passes at most N partial sums, none of them beyond A, the sum of its positive or that of its
+negative terms, which are equal here. A channel has the same number at P = N/D positions, so none is beyond A/P: a sum
+of m of them is at most m·A/P, and so is one of all but m. In any order at most N − m partial sums are of more than m
+numbers, so their sizes add up to (N − P)·A at most, and |μ̂ − mean| ≤ u·(N/2)·(1 − 1/D)·mean|x̂|. For Welford's
+running means this is the same, and their quotients add (3 + 3·ln N)·u·mean|x̂| (N. J. Higham, *Accuracy and Stability
+of Numerical Algorithms*, 2nd ed., SIAM 2002, §4.2).
 
 |x̂| is convex between nodes where x is affine, so bounds at the nodes hold between them. Units that share a group with
 others that are small where they matter lose little.
@@ -128,8 +131,10 @@ class Means:
         beside = self.beside[tail]
         own = own + (np.diff(self.weight.indptr)[tail] + 3) * roundoff * beside
         sums = 3 * math.log(self.count) + 8
-        terms = (self.count / 2 + sums) * (size + beside) + (self.count + sums) * (own + fuzz)
-        out: np.ndarray = (self.member @ (own + roundoff * terms) + left + self.level[tail]) * (1 + 1e-3)
+        exact, off = self.member @ (size + beside), self.member @ (own + fuzz)
+        partial = self.count / 2 * (1 - 1 / np.diff(self.member.indptr)[tail])
+        rounded = (partial + sums) * exact + (self.count + sums) * off
+        out: np.ndarray = (self.member @ own + roundoff * rounded + left + self.level[tail]) * (1 + 1e-3)
         return out
 
     def subtracted(self, totals: np.ndarray) -> np.ndarray:
