@@ -404,6 +404,8 @@ def test_bad_input():
         lf.widen(net, {"conv1": -1}, inputs=x)
     with pytest.raises(ArchitectureError, match=r"expected a torch\.nn\.Module"):
         lf.widen(len, 1)
+    with pytest.raises(InputError, match=r"ResNet cannot take inputs of shape \[2, 4, 8, 8\].*3 channels"):
+        lf.widen(net, 1, inputs=torch.zeros(2, 4, 8, 8))
     small = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ArchitectureError, match="its forward fixes sizes"):
         lf.widen(Fixed().eval(), 1, inputs=small)

@@ -168,6 +168,13 @@ def test_bad_input():
         lf.widen(nn.Linear(2, 2), inputs=x, heads=2)
 
 
+@pytest.mark.parametrize("wish", [{"extra": 2}, {"extra": 0, "repeat": 2}])
+def test_inputs_that_do_not_fit_are_named(wish):
+    net, x = made("gpt2")
+    with pytest.raises(InputError, match=r"GPT2LMHeadModel cannot take inputs.*the largest token is \d+"):
+        lf.widen(net, inputs=x + 10**6, **wish)
+
+
 def test_what_a_configuration_cannot_say():
     net, x = made("gpt2")
     with pytest.raises(ArchitectureError, match="hidden_size / heads wide"):

@@ -22,7 +22,7 @@ from landform.imprint.widening.configured import Grown
 from landform.imprint.widening.graph import copied, enlarged
 from landform.imprint.widening.perceptrons import with_hidden_units
 from landform.imprint.widening.promise import Batch
-from landform.imprint.widening.trial import tried
+from landform.imprint.widening.trial import as_given, tried
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,11 @@ def widen(
     Raises:
         ArchitectureError: If a layer cannot be widened; it is named, with the reason.
         UnknownNameError: A layer that does not exist, with the nearest.
-        InputError: A number of channels that is no natural number; wishes that do not go together.
+        InputError: A number of channels that is no natural number; wishes that do not go together; inputs that the
+            network cannot take.
 
     Cost:
-        A copy of the parameters; with ``inputs`` two forward passes and one backward pass an output (of each sample's
+        A copy of the parameters; with ``inputs`` a few forward passes and one backward pass an output (of each sample's
         two largest, beyond 32 outputs).
 
     Example:
@@ -135,6 +136,7 @@ def _widened_stream(
         )
     if heads and repeat > 1:
         raise InputError("heads and repeat in one call: widen twice, by one of them at a time")
+    as_given(model, inputs)  # inputs that do not fit are said to be so before the stream is looked for in them
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     made: list[Grown] = []
     if heads:

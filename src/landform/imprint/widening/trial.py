@@ -1,14 +1,29 @@
 """Run a network and its wider version side by side, and hold the difference against what rounding explains."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from landform.calling import as_found
-from landform.errors import ArchitectureError
+from landform.calling import as_found, explain_misfit
+from landform.errors import ArchitectureError, InputError, LandformError
 from landform.imprint.widening.promise import Batch, outputs, rounding
 
 ALL_OUTPUTS = 32
 """Up to so many outputs the promise is made for each of them, beyond for the two largest of every sample."""
+
+
+def as_given(model: nn.Module, inputs: Batch) -> Tensor:
+    """Return all outputs of the given network, ``[n, outputs]``.
+
+    Raises:
+        InputError: If it cannot take these inputs.
+    """
+    try:
+        with torch.no_grad(), as_found(model):
+            return outputs(model, inputs)
+    except LandformError:
+        raise
+    except Exception as error:
+        raise InputError(explain_misfit(model, model.state_dict(), inputs, error)) from error
 
 
 def tried(model: nn.Module, wide: nn.Module, inputs: Batch) -> tuple[float, float]:
@@ -16,9 +31,9 @@ def tried(model: nn.Module, wide: nn.Module, inputs: Batch) -> tuple[float, floa
 
     Raises:
         ArchitectureError: If the wider one cannot run, or differs by more than rounding explains.
+        InputError: If the given network cannot take these inputs.
     """
-    with torch.no_grad(), as_found(model):
-        before = outputs(model, inputs)
+    before = as_given(model, inputs)
     try:
         with torch.no_grad(), as_found(wide):
             after = outputs(wide, inputs)
