@@ -75,7 +75,7 @@ def prove(
     field, scale = inject(mesh, first, network.unit_roundoff)
     rest = unscaled(rest, scale)
     before = [step for step in rest if spline_stage is None or step.stage < spline_stage]
-    while len(before) < len(rest) and not rest[len(before)].weight.nnz:  # constants beside ψ, which reads on
+    while is_beside(rest[len(before) : len(before) + 2]):
         before.append(rest[len(before)])
     after = rest[len(before) :]
     field, start = _followed(field, before, network.unit_roundoff)
@@ -323,6 +323,13 @@ def follow_curve(
             worst = min(worst, one.deviation(loss, s[0, :-1], s[0, 1:], target[:-1], target[1:], radius))
         found.append(worst)
     return Parts((hi - lo) * away, found[0], _more(found[1], found[0]))
+
+
+def is_beside(steps: Sequence[Step]) -> bool:
+    """Say whether the first of two steps makes constants alone, past which the second reads what was there before."""
+    if len(steps) < 2 or steps[0].weight.nnz:
+        return False
+    return bool((steps[1].weight.indices >= steps[0].weight.shape[0]).any())
 
 
 def still_units(field: Field, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
