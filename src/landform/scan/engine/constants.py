@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float64, Int64
@@ -11,12 +11,14 @@ from torch import Tensor, fx, nn
 
 from landform.scan.engine.affine import SMALL, AffineEngine, StackedEngine, hooked, require_plain
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
-from landform.scan.engine.own import UnsupportedError, compute_dtype, moved_names, own_copy
+from landform.scan.engine.fold import fold
+from landform.scan.engine.own import Affine, UnsupportedError, compute_dtype, moved_names, own_copy
 from landform.scan.engine.source import Source
 from landform.scan.engine.trace import Kind, call, classify, trace
-from landform.scan.engine.units import Moves, constant_units, linear
+from landform.scan.engine.units import LAYERS, Layer, Moves, Units, constant_units, layer_of, matrix, pointwise
 from landform.subspace import Subspace
 from landform.task import Task
+from landform.task.running import moved
 
 MOST = 64
 """Coordinates of the smaller network at most: each is an addition to a layer's values at every point."""
@@ -28,10 +30,11 @@ class ConstantsEngine(AbstractEngine):
     """Computes what does not depend on the sample once a point, and adds it to the biases of the network that is left.
 
     A unit of a Linear is *constant* if its weights on all that depends on the input are zero, at the origin and in all
-    directions, as those of a pattern beside a trained network are. With C the constant units of the layer before and V
-    its others, W_V x + (W_C c(h) + b) is a Linear of a smaller network, with a bias of its own at each point. So c is
-    computed for many points in one product, and `AffineEngine` does the rest, in a subspace of the smaller network:
-    its coordinates are those h that move it, and the entries of c, or of W_C c where these are fewer.
+    directions, as those of a pattern beside a trained network are; a channel of a convolution if it is the same at all
+    positions too. With C the constant units of the layer before and V its others, W_V x + (W_C c(h) + b) is a layer of
+    a smaller network, with a bias of its own at each point. So c is computed for many points in one product, and
+    `AffineEngine` does the rest, in a subspace of the smaller network: its coordinates are those h that move it, and
+    the entries of c, or of W_C c where these are fewer.
 
     Args:
         task: The task; its model must be a module that `torch.fx` can trace.
@@ -73,11 +76,19 @@ class ConstantsEngine(AbstractEngine):
         if hooked(task.model):
             raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
         model, tensors = own_copy(task.model, subspace.origin, dtype=compute_dtype(task.model))
-        moves = {
-            id(tensors[name]): [_like(direction.get(alias), tensors[name]) for direction in subspace.directions]
+        steps = {
+            id(tensors[name]): Affine(
+                tensors[name].detach(),
+                tuple(_like(direction.get(alias), tensors[name]) for direction in subspace.directions),
+            )
             for name, alias in moved_names(task.model, subspace.moved).items()
         }
-        self._constants = Constants(trace(model), moves, subspace.z)
+        graph = trace(model)
+        fold(graph, tensors, steps)
+        lead = next((value for value in tensors.values() if value.is_floating_point()), None)
+        inputs = self._source.block(0, 1).batch.inputs
+        shapes = _shapes(graph, inputs if lead is None else moved(inputs, lead.device, lead.dtype))
+        self._constants = Constants(graph, {key: step.parts for key, step in steps.items()}, subspace.z, shapes)
         smaller = task.replace(model=self._constants.graph)
         self._inner = AffineEngine(smaller, self._constants.subspace, order=order, batch_size=batch_size)
         if self._inner.written <= SMALL:
@@ -129,7 +140,7 @@ class ConstantsEngine(AbstractEngine):
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """Some rows and columns of a Linear at the origin, and what directions add to them, by their number."""
+    """Some rows and columns of a layer at the origin, and what directions add to them, by their number."""
 
     weight: Tensor
     bias: Tensor
@@ -172,10 +183,10 @@ class _Block:
 
 
 class _Layer:
-    """A Linear with constant units before or in it.
+    """A Linear or convolution with constant units before or in it.
 
     Args:
-        module: The Linear; it is replaced.
+        module: The layer; it is replaced.
         before: Which inputs are constant.
         here: Which units are.
         moves: Directions.
@@ -184,21 +195,20 @@ class _Layer:
     """
 
     def __init__(
-        self, module: nn.Linear, before: Tensor, here: Tensor, moves: Moves, inputs: Tensor, moving: Tensor
+        self, module: Layer, before: Tensor, here: Tensor, moves: Moves, inputs: Tensor, moving: Tensor
     ) -> None:
         weight = module.weight.detach()
         bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
         steps = {n: step for n, step in enumerate(moves.get(id(module.weight), ())) if step is not None}
         shifts = {n: step for n, step in enumerate(moves.get(id(module.bias), ())) if step is not None}
-        whole = _Block(weight, bias, steps, shifts)
-        self.own = whole.take(here, before)
-        self.rest = whole.take(~here, ~before)
-        across = whole.take(~here, before)
+        self.rest = _Block(weight, bias, steps, shifts).take(~here, ~before)
+        flat = _Block(matrix(weight), bias, {number: matrix(step) for number, step in steps.items()}, shifts)
+        self.own = flat.take(here, before)
+        across = flat.take(~here, before)
         self.live = across.reads().any(0) & (moving | bool(across.steps))
         by_rest = across.weight[:, ~self.live] @ inputs[~self.live]
-        self.linear = nn.Linear(self.rest.weight.shape[1], len(self.rest.weight), device="meta")
-        self.linear.weight = nn.Parameter(self.rest.weight, requires_grad=False)
-        self.linear.bias = nn.Parameter(self.rest.bias + by_rest, requires_grad=False)
+        self.smaller = _smaller(module, self.rest.weight)
+        self.smaller.bias = nn.Parameter(self.rest.bias + by_rest, requires_grad=False)
         rows = across.reads()[:, self.live].any(1)
         few = not across.steps and int(self.live.sum()) <= int(rows.sum())
         silent = _Block(across.weight, torch.zeros_like(across.bias), across.steps, {})
@@ -218,6 +228,7 @@ class Constants:
         graph: The traced copy of a model; its layers are replaced by smaller ones.
         moves: Directions.
         z: Their number.
+        shapes: Shapes of the nodes' values for one sample.
 
     Attributes:
         graph: The smaller network.
@@ -228,11 +239,11 @@ class Constants:
         UnsupportedError: Not worth it.
     """
 
-    def __init__(self, graph: fx.GraphModule, moves: Moves, z: int) -> None:
+    def __init__(self, graph: fx.GraphModule, moves: Moves, z: int, shapes: Mapping[fx.Node, torch.Size]) -> None:
         self.graph = graph
-        self._masks = constant_units(graph, moves)
+        self._units = constant_units(graph, moves, shapes)
         self._layers: dict[fx.Node, _Layer] = {}
-        before = _work(graph, set(moves))
+        before = _work(graph, set(moves), shapes)
         self._split(moves, z)
         self._replace()
         own = [self._moved(number, moves) for number in range(z)]
@@ -247,8 +258,8 @@ class Constants:
             (*(own[number] for number in self.kept), *added),
         )
         names = {name for direction in self.subspace.directions for name in direction}
-        after = _work(graph, {id(value) for name, value in graph.named_parameters() if name in names})
-        after += sum(len(layer.directions) * layer.linear.out_features for layer in self._layers.values())
+        after = _work(graph, {id(value) for name, value in graph.named_parameters() if name in names}, shapes)
+        after += sum(len(layer.directions) * shapes[node].numel() for node, layer in self._layers.items())
         if 2 * after > before:
             raise UnsupportedError("without the units that no sample reaches, more than half of the work is left")
 
@@ -274,25 +285,26 @@ class Constants:
         moving: dict[fx.Node, Tensor] = {}
         origin = torch.zeros(1, z, dtype=torch.float64)
         for node in self.graph.graph.nodes:
-            module = linear(self.graph, node)
-            if module is None and node in self._masks:
-                values[node], moving[node] = self._through(node, values), moving[node.all_input_nodes[0]]
-            if module is None or (node not in self._masks and node.all_input_nodes[0] not in self._masks):
+            module, source = layer_of(self.graph, node), next(iter(node.all_input_nodes), node)
+            if module is None and node in self._units:
+                values[node] = self._through(node, values)
+                moving[node] = moving[source].repeat_interleave(self._units[node].repeats)
+            if module is None or (node not in self._units and source not in self._units):
                 continue
-            weight, source = module.weight, node.all_input_nodes[0]
-            before = self._masks.get(source, torch.zeros_like(weight[0], dtype=torch.bool))
-            here = self._masks.get(node, torch.zeros_like(weight[:, 0], dtype=torch.bool))
+            weight = module.weight
+            before = _mask(self._units.get(source), weight[0])
+            here = _mask(self._units.get(node), weight)
             inputs = values[source][0] if source in values else weight.new_zeros(0)
             moved = moving.get(source, before[:0])
             layer = self._layers[node] = _Layer(module, before, here, moves, inputs, moved)
-            if node in self._masks:
+            if node in self._units:
                 values[node] = layer.own.at(inputs[None], origin.to(inputs))
                 moving[node] = layer.own.moving(moved)
 
     def _values(self, h: Tensor) -> dict[fx.Node, Tensor]:
         """Return the constants at points, ``[points, constant units]``."""
         values: dict[fx.Node, Tensor] = {}
-        for node in self._masks:
+        for node in self._units:
             layer = self._layers.get(node)
             if layer is None:
                 values[node] = self._through(node, values)
@@ -303,12 +315,15 @@ class Constants:
         return values
 
     def _through(self, node: fx.Node, values: Mapping[fx.Node, Tensor]) -> Tensor:
+        source, units = node.all_input_nodes[0], self._units[node]
+        if self._units[source].channels and not pointwise(self.graph, node):  # pools of equal numbers; flattening
+            return values[source].repeat_interleave(units.repeats, 1)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
         return cast("Tensor", call(self.graph, node, args, kwargs))
 
     def _replace(self) -> None:
         for node, layer in self._layers.items():
-            self.graph.set_submodule(str(node.target), layer.linear)
+            self.graph.set_submodule(str(node.target), layer.smaller)
 
     def _moved(self, number: int, moves: Moves) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -323,21 +338,66 @@ class Constants:
         return found
 
 
-def _work(graph: fx.GraphModule, moved: set[int]) -> int:
-    """Count multiply-adds of Linears that `AffineEngine` would compute at every point, a sample."""
-    kinds = classify(graph, moved)
-    layers = {node: linear(graph, node) for node, kind in kinds.items() if kind is Kind.VARYING}
-    return sum(layer.weight.numel() for layer in layers.values() if layer is not None)
+def _mask(units: Units | None, like: Tensor) -> Tensor:
+    return torch.zeros(len(like), dtype=torch.bool, device=like.device) if units is None else units.mask
+
+
+def _smaller(module: Layer, weight: Tensor) -> Layer:
+    """Return a layer like another, with a bias that is still to be set."""
+    rows, columns = weight.shape[:2]
+    made: Layer
+    if isinstance(module, nn.Linear):
+        made = nn.Linear(columns, rows, device="meta")
+    else:
+        form = {key: getattr(module, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+        made = type(module)(columns, rows, **form, device="meta")
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    return made
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes the shapes of values."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.found: dict[fx.Node, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node."""
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.found[n] = value.shape
+        return value
+
+
+def _shapes(graph: fx.GraphModule, inputs: Any) -> dict[fx.Node, torch.Size]:
+    if not isinstance(inputs, Tensor):
+        raise UnsupportedError("the model takes several inputs")
+    run = _Shapes(graph)
+    with torch.no_grad():
+        run.run(inputs.clone())
+    return run.found
+
+
+def _work(graph: fx.GraphModule, moved: set[int], shapes: Mapping[fx.Node, torch.Size]) -> int:
+    """Count multiply-adds of one sample in layers that `AffineEngine` would compute at every point."""
+    total = 0
+    for node, kind in classify(graph, moved).items():
+        module = layer_of(graph, node)
+        if kind is Kind.VARYING and module is not None:
+            positions = shapes[node][2:].numel() if type(module) is not nn.Linear else shapes[node][:-1].numel()
+            total += module.weight.numel() * positions
+    return total
 
 
 def _require_zeros(model: nn.Module, subspace: Subspace) -> None:
     """Refuse, without tracing, a model without a unit whose weights are all zero."""
     for name, module in model.named_modules(remove_duplicate=False):
-        if type(module) is nn.Linear:
-            weight = subspace.origin.get(f"{name}.weight" if name else "weight", module.weight)
-            if not bool(weight.any(1).all()):
+        if type(module) in LAYERS:
+            weight = subspace.origin.get(f"{name}.weight" if name else "weight", cast("Tensor", module.weight))
+            if not bool(weight.flatten(1).any(1).all()):
                 return
-    raise UnsupportedError("no unit of a Linear has weights of zero")
+    raise UnsupportedError("no unit of a layer has weights of zero")
 
 
 def _like(step: Tensor | None, value: Tensor) -> Tensor | None:
