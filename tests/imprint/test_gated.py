@@ -10,7 +10,9 @@ from landform.errors import ArchitectureError, CapacityError
 from landform.imprint.lower.activation import TANH_ROUNDINGS
 from landform.imprint.lower.gated import SATURATED, SIZE
 from landform.imprint.lower.network import read
+from landform.imprint.lower.registers import unit_bounds, unit_tops
 from landform.program.capacity import capacity
+from landform.program.compile import compile_pattern
 
 torch.set_num_threads(1)
 PATTERN = lf.Pattern(torch.from_numpy(np.random.default_rng(0).random((5, 5))))
@@ -47,7 +49,7 @@ def inside(made, relative):
     return made
 
 
-@pytest.mark.parametrize(("form", "relative"), [("hats", 1.1e-4), ("strips", 2e-4)])
+@pytest.mark.parametrize(("form", "relative"), [("hats", 1e-4), ("strips", 1e-4)])
 def test_a_perceptron_of_tanh(form, relative):
     made = inside(imprinted(perceptron(128).double(), form=form), relative)
     assert not made.meta["direct"]
@@ -83,7 +85,26 @@ def test_float32_follows_the_pattern_more_coarsely():
     measured = lf.scan(made, grid=25)
     assert float(abs(measured.difference).max()) < 5e-3
     assert float(abs(measured.difference).max()) <= made.certificate.bound
+    assert made.certificate.relative_bound < 0.05
     assert any("float32" in note and "double()" in note for note in made.meta["notes"])
+
+
+def test_sixteen_cells_an_axis_are_proved_as_well_as_the_response_curve():
+    inside(
+        imprinted(perceptron(160).double(), lf.Pattern(torch.from_numpy(np.random.default_rng(0).random((17, 17))))),
+        1.1e-4,
+    )
+
+
+@pytest.mark.parametrize("form", ["hats", "strips"])
+def test_units_are_largest_at_nodes(form):
+    program = compile_pattern(PATTERN, form=form)
+    tops, x = unit_tops(program), torch.rand(2, 2000, generator=torch.Generator().manual_seed(0)).double().numpy()
+    for layer, top, bound in zip(program.layers, tops, unit_bounds(program), strict=True):
+        x = np.maximum(layer.weight @ x + layer.bias[:, None], 0.0)
+        assert (x.max(axis=1) <= top + 1e-12).all()
+        assert (x.max(axis=1) >= 0.5 * top - 1e-12).all()
+        assert (top <= bound).all()
 
 
 @pytest.mark.parametrize("dtype", SATURATED)

@@ -57,8 +57,8 @@ def first_curve(
     knots = -bias / sign
     tau = np.unique(np.concatenate([[low, high], knots[(knots > low) & (knots < high)]]))
     pre = sign[:, None] * tau + bias[:, None]
-    bound = np.full_like(pre, error) + SLACK * 3 * U64 * (np.abs(tau) + np.abs(bias)[:, None])
-    return Curve(tau, *_bent(step, roundoff, *_activate(pre, bound, step.slope, 0.0)))
+    bound = np.full_like(pre, error) + SLACK * 3 * U64 * (np.abs(sign[:, None] * tau) + np.abs(bias)[:, None])
+    return Curve(tau, *_bent(step, roundoff, pre, bound, *_activate(pre, bound, step.slope, 0.0)))
 
 
 def push(curve: Curve, step: Step, roundoff: float) -> Curve:
@@ -74,7 +74,7 @@ def push(curve: Curve, step: Step, roundoff: float) -> Curve:
     top = np.abs(pre) if step.slope == 1.0 else pre
     if step.cap < math.inf and not (top + bound).max(initial=0.0) <= step.cap:
         raise ProofError(f"some unit behind the register exceeds {step.cap:g}, where its activation stops growing")
-    return Curve(curve.tau, *_bent(step, roundoff, *_activate(pre, bound, step.slope, roundoff)))
+    return Curve(curve.tau, *_bent(step, roundoff, pre, bound, *_activate(pre, bound, step.slope, roundoff)))
 
 
 def affine(curve: Curve, step: Step, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
@@ -113,8 +113,7 @@ def _sums(curve: Curve, step: Step, bias: np.ndarray, roundoff: float) -> tuple[
 def _activate(pre: np.ndarray, bound: np.ndarray, slope: float, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
     if slope == 1.0:
         return pre, bound
-    change = np.minimum(np.maximum(pre[:, :-1], pre[:, 1:]), -np.minimum(pre[:, :-1], pre[:, 1:]))
-    bound = bound + np.maximum(change.max(axis=1, initial=0.0), 0.0)[:, None]
+    bound = bound + _between(pre).max(axis=1, initial=0.0)[:, None]
     if slope > 0.0:
         return np.where(pre > 0, pre, slope * pre), bound + SLACK * (roundoff + U64) * slope * np.abs(pre)
     on = pre > 0
@@ -124,11 +123,31 @@ def _activate(pre: np.ndarray, bound: np.ndarray, slope: float, roundoff: float)
     return np.maximum(pre, 0.0), np.where(spread, bound, 0.0)
 
 
-def _bent(step: Step, roundoff: float, value: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _bent(
+    step: Step, roundoff: float, pre: np.ndarray, reach: np.ndarray, value: np.ndarray, bound: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Add what a smooth activation differs by; without rounding (a roundoff of 0) it counts as a ReLU."""
     if not step.smooth or not roundoff:
         return value, bound
+    if step.gates is not None:
+        reach = reach + _between(pre).max(axis=1, initial=0.0)[:, None]
+        return value, bound + SLACK * step.gates.added(pre, reach, _spread)
     return value, bound + SLACK * step.bent(value, roundoff)
+
+
+def _between(pre: np.ndarray) -> np.ndarray:
+    """Return how far relu(pre) is from affine on each segment: nodes inserted where the sign changes are rounded."""
+    change = np.minimum(np.maximum(pre[:, :-1], pre[:, 1:]), -np.minimum(pre[:, :-1], pre[:, 1:]))
+    out: np.ndarray = np.maximum(change, 0.0)
+    return out
+
+
+def _spread(mask: np.ndarray) -> np.ndarray:
+    """Spread a mask of nodes to those that share a segment with a marked one."""
+    out = mask.copy()
+    out[:, 1:] |= mask[:, :-1]
+    out[:, :-1] |= mask[:, 1:]
+    return out
 
 
 def deviation(

@@ -7,12 +7,19 @@ pair what it needs to see:
 - two units p = (w·lin + H·gate − H) and q = (H·gate − H), the row of gate a positive power of two times that of lin,
   and every later row reading p and q with opposite weights.
 
-Then p − q is relu(w·lin) up to δ: with B = 2H, at which tanh is ±1 in the dtype, x = w·lin ≤ c, and u the roundoff,
+Then p − q is relu(x), x = w·lin ≤ c, up to an error δ that depends on the gate. With B = 2H, at which tanh is ±1 in
+the dtype, and u the roundoff:
 
-    δ = c³/3 + u·(4B + 16 + 16c) + 2·w·B/ratio:
+- closed, x < −wB/ratio: both are tanh of −B or less, −1 exactly, and δ = 0;
+- open, x > wB/ratio: q = tanh(0) = 0. However the three numbers x, H and −H are added, H ± x or nothing is rounded
+  before the last sum, so the argument of p is x to within u·(H + 2c), and δ = x³/3 + u·(H + 10c), 8 of x for tanh;
+- between: p is rounded thrice by at most B and a bit, q once; tanh itself and a product twice, of 1 at most. What is
+  added then is u·(6B + 20 + 8c) + 2wB/ratio, for all of x is in doubt.
 
-tanh(x) against x; the roundings of two sums of three numbers up to B and of tanh itself (8 of its value); and all of x
-where gate is not yet ±1, |ratio·lin| < B. The rows of lin and gate may round apart; the rounding of lin counts twice.
+The rows of lin and gate round apart, by r each at most. So gates may be between, or the wrong way, down to
+x = −2r − wB/ratio, and relu(x) is off by as much where they may be: in cells where x comes that near to 0. Averages in
+between are no exact copies of ±1: what they round counts everywhere. A row that reads k hinges adds k numbers −w and
+as many w, so 2k terms are rounded, and no partial sum is larger than Σ|w| and what hinges and others are worth.
 """
 
 from dataclasses import dataclass
@@ -21,13 +28,13 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from landform.certify.network import Network, Step
+from landform.certify.network import Gates, Network, Step
 from landform.certify.proof_error import ProofError
 from landform.certify.rounding import SLACK
 from landform.imprint.lower.activation import STRAIGHT, TANH_ROUNDINGS
 from landform.imprint.lower.gated import SATURATED, SIZE
 
-ABOVE = 1.0625  # c as a multiple of what is written: rounding may take x above that
+ABOVE = 8.0  # c as a multiple of what is written: rounding may take x above that; errors are those of x itself
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,13 @@ class _Read:
         channels: The channel of each unit, in the order of the steps.
         minus: The channel that is subtracted from it, −1 for none.
         roundings: What the units rounded since the last step, relative to themselves.
+        averaged: Roundings of averages since then, relative to the numbers that cancel.
     """
 
     channels: np.ndarray
     minus: np.ndarray
     roundings: float = 0.0
+    averaged: float = 0.0
 
 
 def gated_network(layers: list[Layer], heads: list[Layer], dtype: torch.dtype, roundoff: float) -> Network:
@@ -86,7 +95,7 @@ def gated_network(layers: list[Layer], heads: list[Layer], dtype: torch.dtype, r
         stage = (number - odd + 1) // 2
         made, read = _pair(layers[number], layers[number + 1], read, needed[number + 1], stage, dtype, roundoff)
         steps += made
-    ends = [_step(head, np.arange(len(head.bias)), read, 1.0, -1, twice=False) for head in heads]
+    ends = [_step(head, np.arange(len(head.bias)), read, 1.0, -1) for head in heads]
     return Network(tuple(steps), tuple(ends), dtype, roundoff)
 
 
@@ -99,9 +108,7 @@ def _needed(layers: list[Layer], heads: list[Layer]) -> list[np.ndarray]:
     return [units if len(units) else np.zeros(1, dtype=int) for units in found]
 
 
-def _step(
-    layer: Layer, rows: np.ndarray, read: _Read | None, slope: float, stage: int, *, twice: bool, cap: float = np.inf
-) -> Step:
+def _step(layer: Layer, rows: np.ndarray, read: _Read | None, slope: float, stage: int, *, cap: float = np.inf) -> Step:
     """Return some rows of a layer as a step that reads the units followed, tanh being the identity."""
     own, bias = layer.weight[rows].tocsr(), layer.bias[rows]
     tanh = TANH_ROUNDINGS + layer.averaged if cap < np.inf else layer.averaged
@@ -114,16 +121,14 @@ def _step(
             raise ProofError("some row reads two units that gate each other with weights that are not opposite")
         counts = np.diff(own.indptr) + 2.0
         half = np.asarray(abs(weight[:, pairs]).sum(axis=1)).ravel()  # what cancels: as much of either sign
-        offset = offset + (counts + 2 * (roundings + 1)) * half
-    if twice:
-        count = float(np.diff(own.indptr).max(initial=0)) + 2.0
-        roundings, offset = 2 * roundings + count, 2 * offset + count * np.abs(bias)
+        more = float(np.diff(less.indptr).max(initial=0))  # terms that are not in ``weight``
+        roundings, offset = roundings + more, offset + (counts + 2 * read.averaged) * half + more * np.abs(bias)
     return Step.stored(weight, bias, slope, stage, roundings=roundings, offset=offset, cap=cap, moved=True)
 
 
 def _carrying(layer: Layer, read: _Read | None, rows: np.ndarray, stage: int) -> tuple[Step, _Read]:
     """Return a layer whose units are all so small that tanh is the identity."""
-    step = _step(layer, rows, read, 1.0, stage, twice=False, cap=STRAIGHT["tanh"])
+    step = _step(layer, rows, read, 1.0, stage, cap=STRAIGHT["tanh"])
     return step, _Read(rows, np.full(len(rows), -1))
 
 
@@ -133,17 +138,22 @@ def _pair(
     """Return two layers as a step of small numbers and one of hinges, beside which the others are kept."""
     carried, hinges, partners = _units(second, needed)
     lin = np.array([line for _, line, *_ in hinges] + [line for _, line in carried], dtype=int)
-    small = _step(first, lin, read, 1.0, stage, twice=True, cap=STRAIGHT["tanh"])
+    small = _step(first, lin, read, 1.0, stage, cap=STRAIGHT["tanh"])
     rates = np.array([_ratio(first, line, gate) for _, line, gate, _, _ in hinges])
     weights = np.array([weight for *_, weight, _ in hinges])
     half = np.array([half for *_, half in hinges])
     if len(half) and not (half.min() * 2 >= SATURATED[dtype] and (np.frexp(half)[0] == 0.5).all()):
         raise ProofError(f"gates move tanh by {2 * half.min():g} only; the proof needs {SATURATED[dtype]:g}")
     cap, size = ABOVE * SIZE[dtype], 2 * float(half.max(initial=0.0))
-    averaged = 2 * (first.averaged + second.averaged) * (size + 1)
-    rounds = 4 * size + 16 + 16 * cap + averaged
-    late = 2 * float((np.abs(weights) * 2 * half / rates).max(initial=0.0))
+    width = float((np.abs(weights) * 2 * size / rates).max(initial=0.0))
     count = len(hinges)
+    slip = np.abs(weights) * _rounded(small, read, dtype, roundoff)[:count]
+    gates = Gates(
+        width=width,
+        open=roundoff * (size / 2 + 10 * cap),
+        between=roundoff * (6 * size + 20 + 8 * cap) + 2 * width + 2 * slip,
+        always=roundoff * 2 * (first.averaged + second.averaged) * (size + 1),
+    )
     bent = sp.csr_matrix((weights, (np.arange(count), np.arange(count))), shape=(count, len(lin)))
     hinge = Step.stored(
         bent,
@@ -152,12 +162,22 @@ def _pair(
         stage,
         kept=np.arange(count, len(lin)),
         cap=cap,
-        smooth=SLACK * (cap**3 / 3 + rounds * roundoff + late),
+        smooth=SLACK * (cap**3 / 3 + gates.open + float(gates.between.max(initial=0.0)) + gates.always),
         moved=True,
+        gates=gates,
     )
     channels = np.array([row for row, *_ in hinges] + [row for row, _ in carried], dtype=int)
     minus = np.concatenate([partners, np.full(len(carried), -1)]).astype(int)
-    return [small, hinge], _Read(channels, minus, TANH_ROUNDINGS + 1 + second.averaged)
+    return [small, hinge], _Read(channels, minus, TANH_ROUNDINGS + 1 + second.averaged, second.averaged)
+
+
+def _rounded(step: Step, read: _Read, dtype: torch.dtype, roundoff: float) -> np.ndarray:
+    """Bound what sums may round, whatever the numbers they read: their caps are checked."""
+    most = np.where(read.minus >= 0, ABOVE * SIZE[dtype], STRAIGHT["tanh"])
+    size = abs(step.weight) @ most + np.abs(step.bias)
+    count = np.diff(step.weight.indptr) + step.roundings + 2.0
+    out: np.ndarray = SLACK * roundoff * (count * size + step.offset)
+    return out
 
 
 Hinge = tuple[int, int, int, float, float]

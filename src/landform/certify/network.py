@@ -5,7 +5,7 @@ changed dead weight changes nothing.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -31,6 +31,40 @@ NEAR = 2.0**16
 
 
 @dataclass(frozen=True)
+class Gates:
+    """How far hinges are off that other units gate, by what is known of their gates (see `landform.certify.gated`).
+
+    Args:
+        width: A gate is open or closed, and not between, where the pre-activation is further than this from 0.
+        open: Rounding of a hinge whose gate is open, beside x³/3 of its value x.
+        between: What more it is off by where the gate may be between or the wrong way, ``[units]``.
+        always: What it is off by even where its gate is closed.
+    """
+
+    width: float
+    open: float
+    between: np.ndarray
+    always: float
+
+    def rows(self, units: np.ndarray) -> "Gates":
+        """Return what is known of some units."""
+        return replace(self, between=self.between[units])
+
+    def added(self, pre: np.ndarray, reach: np.ndarray, spread: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return the errors at nodes, which bound those in between by interpolation.
+
+        Args:
+            pre: Pre-activations at nodes, ``[units, nodes]``.
+            reach: How far they may be off, in between as well.
+            spread: Marks all nodes that share a cell with a marked one.
+        """
+        opened = spread(pre + reach + self.width > 0)
+        between = opened & spread(pre - reach - self.width <= 0)
+        cubed = (np.maximum(pre, 0.0) + reach) ** 3 / 3
+        return np.where(opened, self.open + cubed, 0.0) + np.where(between, self.between[:, None], 0.0) + self.always
+
+
+@dataclass(frozen=True)
 class Step:
     """One affine map and activation, x ↦ act(W x + b), with W and b exactly as stored (widened to float64).
 
@@ -49,6 +83,7 @@ class Step:
         shift: The part of b that a norm over groups adds after the products were summed, ``[units]``.
         means: What such a norm subtracts.
         moved: Whether units are stored beside a constant that cancels, so that off units, too, may be off by rounding.
+        gates: What is known of the gates of its units, from which ``smooth`` is known node by node; None without.
     """
 
     weight: sp.csr_matrix
@@ -65,6 +100,7 @@ class Step:
     shift: np.ndarray | None = None
     means: Means | None = None
     moved: bool = False
+    gates: Gates | None = None
 
     @classmethod
     def stored(
@@ -82,12 +118,15 @@ class Step:
         far: float = 0.0,
         counted: bool = False,
         moved: bool = False,
+        gates: Gates | None = None,
     ) -> "Step":
         """Return the step of a map as stored; ``counted``: ``roundings`` count the products too."""
         rounded = sp.csr_matrix(weight.shape) if counted else inexact(weight)
         none = np.zeros(len(bias)) if offset is None else offset
         stays = np.zeros(0, dtype=int) if kept is None else kept
-        return cls(weight, bias, slope, stage, rounded, roundings, none, stays, cap, smooth, far, moved=moved)
+        return cls(
+            weight, bias, slope, stage, rounded, roundings, none, stays, cap, smooth, far, moved=moved, gates=gates
+        )
 
     def rows(self, units: np.ndarray) -> "Step":
         """Return the step restricted to some of its own units."""
@@ -100,6 +139,7 @@ class Step:
             kept=np.zeros(0, dtype=int),
             shift=None if self.shift is None else self.shift[units],
             means=None if self.means is None else self.means.rows(units),
+            gates=None if self.gates is None else self.gates.rows(units),
         )
 
     def bent(self, value: np.ndarray, roundoff: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Propagate a `Field` through affine maps and activations, soundly, for any order of summation (see `rounding`)."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -100,11 +101,16 @@ def _mapped(field: Field, step: Step, roundoff: float) -> Field:
         if step.cap < np.inf and not (top + bound + radius).max(initial=0.0) <= step.cap:
             raise ProofError(f"some unit exceeds {step.cap:g}, where its activation stops growing")
         near = (abs(step.weight[rows]) @ field.local).toarray() if field.local.nnz else np.zeros_like(pre)
+        gated = None
+        if step.gates is not None:
+            gated = step.gates.rows(rows).added(pre, bound + near + kink[rows, None], partial(dilate, mesh))
         value[start : start + size], error[start : start + size], near = _activate(
             mesh, pre, bound, near, kink[rows], lifted, step.slope, roundoff
         )
         error[start : start + size][linear[rows]] = alone[linear[rows]]
-        if step.smooth:
+        if gated is not None:
+            error[start : start + size] += SLACK * gated
+        elif step.smooth:
             error[start : start + size] += SLACK * step.bent(value[start : start + size], roundoff)
         local.append(sp.csr_matrix(near))
     empty = sp.csr_matrix((0, nodes))

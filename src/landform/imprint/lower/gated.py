@@ -11,7 +11,7 @@ and the second one two more,
 
 Where t < 0 both are tanh(−B) = −1; where t > 0 they are tanh(s·t) and 0. So (p − q)/s is relu(t), but for
 (s·t)³/(3·s), for roundings of −1 and B, which are 1/s times larger than those of a ReLU, and for |t| < SATURATED/κ. s
-is chosen between the first two: errors are about 1e-9 of a unit's range in float64, 4e-4 in float32.
+is chosen between the first two: errors are about 1e-9 of a unit's range in float64, 6e-4 in float32.
 
 Carries: any register, at σ. Computes: a hinge in two channels of two layers. Holds: nothing. After Theorem 1 of
 Czarnecki et al., arXiv 1912.07559, which asks for no more than a universal approximator.
@@ -29,10 +29,13 @@ from landform.imprint.lower.writer import Writer
 
 SATURATED = {torch.float32: 16.0, torch.float64: 32.0}
 """B, a power of two: tanh(±B) = ±1 in the dtype (it is from 9.02 and 19.07 on), and B/2·gate is exact."""
-SIZE = {torch.float32: 2.0**-6, torch.float64: 2.0**-16}
+SIZE = {torch.float32: 2.0**-5, torch.float64: 2.0**-16}
 """s·t at most: (s·t)³/3 grows as its square beside t, rounding as its inverse."""
 STEEP = {torch.float32: 2.0**40, torch.float64: 2.0**70}
 """κ·t at most."""
+
+SPREAD = 4.0
+"""Units that are this much smaller than others are no larger beside their errors, which are those of what they read."""
 
 
 def write_gated(writer: Writer, stages: tuple[Plain, Plain], state: Registers) -> Registers:
@@ -62,7 +65,8 @@ def write_gated(writer: Writer, stages: tuple[Plain, Plain], state: Registers) -
     small = power_of_two(np.maximum(top, -low), STRAIGHT["tanh"])  # σ
     if layer.role == "spline":
         small[:] = small.min()  # all read one register, as the proof wants to see
-    whole = np.exp2(np.ceil(np.log2(top)))
+    largest = top if pen.dry else np.maximum(writer.tops[writer.next - 1], 1e-30)  # intervals overrate cancelling sums
+    whole = np.exp2(np.ceil(np.log2(np.maximum(largest, largest.max() / SPREAD))))
     if not pen.dry:
         steep = STEEP[pen.dtype] / whole[hinge]
         scale = sp.vstack([sp.diags(small), _chosen(steep, hinge, units)]).tocsr()

@@ -8,6 +8,7 @@ Units that are only carried need no channel of their own: they are a row of ``re
 come between), except where a leaky hinge keeps its second unit or a map's result is bent later.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ import scipy.sparse as sp
 
 from landform.errors import CapacityError
 from landform.program.program import Program
+
+MOST_NODES = 1 << 17
+"""Nodes at which a program is evaluated at most: of 362 × 362 cells."""
+NODES_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -177,3 +182,39 @@ def unit_bounds(program: Program) -> list[np.ndarray]:
         size = size if layer.top is None else np.minimum(size, layer.top)
         bounds.append(size)
     return bounds
+
+
+def unit_tops(program: Program) -> list[np.ndarray]:
+    """Return the largest values of a program's units, layer by layer.
+
+    Units are affine between the lines at which hinges of single coordinates bend, and on the diagonals of the cells, so
+    they are largest at a node. Where the nodes are too many, `unit_bounds` has to do.
+    """
+    axes = _breaks(program)
+    if math.prod(len(axis) for axis in axes) > MOST_NODES:
+        return unit_bounds(program)
+    nodes = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(program.z, -1)
+    tops = [np.zeros(layer.units) for layer in program.layers]
+    for start in range(0, nodes.shape[1], NODES_AT_ONCE):
+        x = nodes[:, start : start + NODES_AT_ONCE]
+        for layer, top in zip(program.layers, tops, strict=True):
+            x = np.maximum(layer.weight @ x + layer.bias[:, None], 0.0)
+            np.maximum(top, x.max(axis=1), out=top)
+    return [np.minimum(top, bound) for top, bound in zip(tops, unit_bounds(program), strict=True)]
+
+
+def _breaks(program: Program) -> list[np.ndarray]:
+    """Return where on each axis units that read one coordinate bend, and the ends."""
+    found: list[list[float]] = [[0.0, 1.0] for _ in range(program.z)]
+    weight, bias = sp.identity(program.z, format="csr"), np.zeros(program.z)
+    for layer in program.layers:
+        bias = layer.weight @ bias + layer.bias
+        weight = (layer.weight @ weight).tocsr()
+        for row in np.flatnonzero(np.diff(weight.indptr) == 1):
+            at = weight.indptr[row]
+            knot = -bias[row] / weight.data[at] if weight.data[at] else 0.0
+            if 0 < knot < 1:
+                found[weight.indices[at]].append(round(float(knot), 12))
+        if not layer.carried.all():
+            break
+    return [np.unique(knots) for knots in found]

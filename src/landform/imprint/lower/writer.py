@@ -5,6 +5,7 @@ gains and constants, so channels left alone are exactly zero.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,6 +23,7 @@ from landform.imprint.lower.registers import (
     power_of_two,
     require_bent,
     unit_bounds,
+    unit_tops,
 )
 from landform.imprint.lower.stages import Branch, Entry, Plain, Scale, Stages
 from landform.program.bend import padded
@@ -47,6 +49,11 @@ class Writer:
         self.program = padded(self.program, len(rooms) - len(self.program.layers))
         self.next = 0  # number of the layer that comes next
         self.sizes = unit_bounds(self.program)
+
+    @cached_property
+    def tops(self) -> list[np.ndarray]:
+        """The largest value of every unit, not just a bound."""
+        return unit_tops(self.program)
 
     # --- layers of the program ------------------------------------------------------------------------------------
 
