@@ -98,7 +98,7 @@ def test_sixteen_cells_an_axis_are_proved_as_well_as_the_response_curve():
 
 @pytest.mark.parametrize("form", ["hats", "strips"])
 def test_units_are_largest_at_nodes(form):
-    program = compile_pattern(PATTERN, form=form)
+    program = compile_pattern(PATTERN, None, form=form)
     tops, x = unit_tops(program), torch.rand(2, 2000, generator=torch.Generator().manual_seed(0)).double().numpy()
     for layer, top, bound in zip(program.layers, tops, unit_bounds(program), strict=True):
         x = np.maximum(layer.weight @ x + layer.bias[:, None], 0.0)
