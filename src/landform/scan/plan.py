@@ -20,6 +20,7 @@ from landform.scan.engine.functional import FunctionalEngine
 from landform.scan.engine.inplace import LARGE, CachedEngine, InplaceEngine
 from landform.scan.engine.own import UnsupportedError
 from landform.scan.engine.space import AnySpace
+from landform.scan.engine.split import SplitEngine
 from landform.scan.estimate import memory_of, tile_rule
 from landform.scan.sampler.base import Request
 from landform.subspace import Subspace
@@ -27,7 +28,7 @@ from landform.subspace.curve import Curve
 from landform.task import Task
 from landform.task.memory import out_of_memory
 
-EngineName = Literal["auto", "functional", "affine", "stacked", "collapsed", "constants", "cached", "inplace"]
+EngineName = Literal["auto", "functional", "affine", "stacked", "collapsed", "constants", "split", "cached", "inplace"]
 """Engines by name; ``"auto"`` chooses."""
 PROBE = 4
 """Samples and points at which a fast engine is compared with the plain one before it is trusted."""
@@ -37,6 +38,7 @@ _FAST: dict[str, Callable[..., AbstractEngine]] = {
     "stacked": StackedEngine,
     "collapsed": CollapsedEngine,
     "constants": ConstantsEngine,
+    "split": SplitEngine,
     "cached": CachedEngine,
     "inplace": InplaceEngine,
 }
@@ -244,6 +246,7 @@ def _choose(task: Task, subspace: AnySpace, options: dict[str, Any]) -> tuple[Ab
     for name, reason in (
         ("collapsed", "the output does not depend on the input"),
         ("constants", "units that no sample reaches are computed once a point"),
+        ("split", "samples and points reach different channels"),
         ("affine", "the model could be traced and cut"),
         ("cached", "the model could not be traced; what no direction reaches is computed once"),
         ("inplace", "the model could not be traced"),

@@ -1,0 +1,176 @@
+"""Where sample and point stay apart until late: one pass over the samples in all, and one sample a point."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor, fx, nn
+
+from landform.scan.engine.affine import hooked, require_plain
+from landform.scan.engine.blocks import AbstractBlocks, Part
+from landform.scan.engine.own import Affine, Theta, UnsupportedError, compute_dtype, moved_names, own_copy
+from landform.scan.engine.reach import reaches
+from landform.scan.engine.source import Block
+from landform.scan.engine.trace import touched, trace
+from landform.subspace import Subspace
+from landform.task import Task
+from landform.task.running import moved
+
+KEPT = 1 << 28
+"""Bytes of features of samples that are kept from call to call."""
+
+
+class SplitEngine(AbstractBlocks):
+    """Computes features of samples once, features of points on one sample, and only what reads both at each point.
+
+    A pattern beside a trained network has channels of its own: they read and feed each other alone, so no sample
+    reaches them, and no point reaches the trained channels, up to the last layer. The model is cut at the last value of
+    which no channel depends on both (`landform.scan.engine.reach`). What comes before is run on all samples at the
+    origin, and on one sample at every point; a channel is taken from the one or the other, and what comes behind is run
+    on these.
+
+    Args:
+        task: The task; its model must be a module that `torch.fx` can trace.
+        subspace: An affine subspace.
+        order: Order of the samples; None for the data's.
+        batch_size: Samples a block.
+
+    Raises:
+        UnsupportedError: There is no such value, or no product before it.
+
+    Cost:
+        All of the model once for every sample, and once for one sample a point; what is behind the cut for every sample
+        at every point.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+        >>> origin = {"0.weight": torch.tensor([[1.0], [0.0]]), "0.bias": torch.zeros(2)}
+        >>> origin |= {"2.weight": torch.ones(1, 2), "2.bias": torch.zeros(1)}
+        >>> line = Subspace(origin, ({"0.bias": torch.tensor([0.0, 1.0])},))
+        >>> task = Task(net, "mse", (torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)))
+        >>> SplitEngine(task, line).terms(torch.tensor([[2.0]]), 0, 2).num.tolist()  # (1 + 2)², (2 + 2)²
+        [[[9.0, 16.0]]]
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        subspace: Subspace,
+        *,
+        order: Int64[Tensor, " n"] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(task, order, batch_size)
+        if not isinstance(subspace, Subspace) or subspace.z == 0:
+            raise UnsupportedError("only an affine subspace with directions shows what points reach")
+        require_plain(task)
+        assert isinstance(task.model, nn.Module)
+        if hooked(task.model):
+            raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
+        model, tensors = own_copy(task.model, subspace.origin, dtype=compute_dtype(task.model))
+        under = moved_names(task.model, subspace.moved)
+        moves = {
+            id(tensors[name]): [
+                None if (step := direction.get(alias)) is None else step.detach().to(tensors[name])
+                for direction in subspace.directions
+            ]
+            for name, alias in under.items()
+        }
+        graph = trace(model)
+        cut, self._point = _last_apart(graph, moves)
+        self._head, self._tail = _halves(graph, cut)
+        late = {name: tensors[name] for name in under}
+        steps = {id(value): Affine(value, tuple(moves[id(value)])) for value in late.values()}
+        lead = next(value for value in tensors.values() if value.is_floating_point())
+        self._place = lead.device, lead.dtype
+        self._theta = Theta(late, steps, subspace.z)
+        self._origin = (0.0,) * subspace.z
+        self._points: tuple[Tensor, list[Tensor]] = torch.empty(0, subspace.z), []
+        self._kept: dict[tuple[int, int], Tensor] = {}
+
+    @property
+    def held(self) -> int:
+        """Bytes of the moved tensors, and of features that are kept."""
+        return self._theta.bytes(1) + sum(value.nbytes for value in self._kept.values())
+
+    def _forget(self) -> None:
+        self._kept.clear()
+
+    def _parts(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Iterator[Part]:
+        of_points = self._features_of_points(h, start)
+        for first in range(start, stop, self.batch_size):
+            block = self._source.block(first, min(first + self.batch_size, stop))
+            features = self._features(block)
+            mask = self._point.reshape(1, -1, *[1] * (features.ndim - 2)).to(features.device)
+            for place, (point, own) in enumerate(zip(h.tolist(), of_points, strict=True)):
+                self._theta.write(tuple(point))
+                num, den = self._source.task.terms(self._tail(torch.where(mask, own, features)), block.batch)
+                yield block, [place], num[None], den
+
+    def _features(self, block: Block) -> Tensor:
+        """Return what samples alone decide, at the origin."""
+        key = block.start, block.stop
+        if key not in self._kept:
+            self._theta.write(self._origin)
+            found = self._head(moved(block.batch.inputs, *self._place))
+            if sum(value.nbytes for value in self._kept.values()) + found.nbytes > KEPT:
+                self._kept.clear()
+            self._kept[key] = found
+        return self._kept[key]
+
+    def _features_of_points(self, h: Tensor, start: int) -> list[Tensor]:
+        """Return what points alone decide, on one sample; those of the last call are asked for again often."""
+        if not torch.equal(self._points[0], h):
+            one = moved(self._source.block(start, start + 1).batch.inputs, *self._place)
+            found = []
+            for point in h.tolist():
+                self._theta.write(tuple(point))
+                found.append(self._head(one))
+            self._points = h.clone(), found
+        return self._points[1]
+
+
+def _last_apart(graph: fx.GraphModule, moves: dict[int, list[Tensor | None]]) -> tuple[fx.Node, Tensor]:
+    """Find the last value through which everything goes, and of which no channel depends on sample and point.
+
+    Returns:
+        The node, and which of its channels depend on the point.
+    """
+    found = reaches(graph, moves)
+    nodes = [node for node in graph.graph.nodes if node.op not in ("output", "get_attr")]
+    if sum(node.op == "placeholder" for node in nodes) != 1:
+        raise UnsupportedError("the model reads more than one input")
+    for place in range(len(nodes) - 1, 0, -1):
+        node = nodes[place]
+        late = {*nodes[place + 1 :], *(n for n in graph.graph.nodes if n.op == "output")}
+        read = {source for n in late for source in n.all_input_nodes if source.op != "get_attr"} - late
+        if read == {node} and found[node].apart:
+            if not any(touched(graph, n) for n in nodes[: place + 1]):
+                break
+            return node, found[node].point
+    raise UnsupportedError("no value tells what samples reach from what points reach")
+
+
+def _halves(graph: fx.GraphModule, cut: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Return what comes up to a node, and what comes behind it; they share the modules."""
+    head, tail = fx.Graph(), fx.Graph()
+    before: dict[fx.Node, fx.Node] = {}
+    behind: dict[fx.Node, fx.Node] = {}
+    late = False
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            before[node] = head.node_copy(node)
+            if behind:
+                behind[node] = tail.node_copy(node)
+        elif late:
+            for source in node.all_input_nodes:
+                if source not in behind:  # a parameter that was fetched early
+                    behind[source] = tail.node_copy(source)
+            behind[node] = tail.node_copy(node, behind.__getitem__)
+        else:
+            before[node] = head.node_copy(node, before.__getitem__)
+        if node is cut:
+            late = True
+            head.output(before[node])
+            behind[node] = tail.placeholder("features")
+    return fx.GraphModule(graph, head), fx.GraphModule(graph, tail)
