@@ -33,7 +33,7 @@ def tile_rule(task: Task, engine: str) -> Tiling:
         The rule.
     """
     large = task.data.inputs.nbytes > LARGE_DATA
-    shares = SHARED if large or engine in ("affine", "stacked", "collapsed", "constants", "cached") else 1
+    shares = SHARED if large or engine in ("affine", "stacked", "collapsed", "constants", "split", "cached") else 1
     return tiling(work_of(task) / (DEVICE_SPEED if on_device(task) else 1), least=shares)
 
 

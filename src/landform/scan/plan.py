@@ -123,7 +123,8 @@ def build_engine(
         subspace: Where to look; a curve is measured in its plane.
         order: A permutation of the samples, which `AbstractEngine.terms` then counts in; None keeps the data's order.
         engine: A name, or ``"auto"``: ``"collapsed"`` for a network that ignores its input, ``"constants"`` where
-            most units do, ``"stacked"`` for small MLPs, ``"affine"`` for models that can be traced, ``"cached"`` for
+            most units do, ``"split"`` where samples and points reach different channels up to the last layers,
+            ``"stacked"`` for small MLPs, ``"affine"`` for models that can be traced, ``"cached"`` for
             those that cannot and have a part that is not moved, ``"inplace"`` for the others and large ones,
             ``"functional"`` for everything else. A fast engine is checked against the plain one first.
         batch_size: Samples a forward pass; None lets the engine choose.

@@ -121,7 +121,7 @@ def _reach(graph: fx.GraphModule, node: fx.Node, moves: Moves, found: Mapping[fx
 
 def _along_channels(node: fx.Node) -> bool:
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    return dim == 1 and isinstance(node.args[0], (tuple, list))
+    return bool(dim == 1) and isinstance(node.args[0], (tuple, list))
 
 
 def _function(node: fx.Node, given: Reach) -> Reach | None:
@@ -188,4 +188,3 @@ def _moved(value: Tensor | None, moves: Moves) -> Tensor:
     for step in steps:
         found = found | (step != 0).reshape(len(step), -1).any(1)
     return found
-
