@@ -176,7 +176,12 @@ def test_float32_smooth_phantoms_stay_within_their_bound():
     ("arguments", "options", "error", "text"),
     [
         (("bowle",), {}, UnknownNameError, "bowl"),
-        (("bowl",), {"depth": 3}, InputError, "depth"),
+        (("bowl",), {"depth": 3}, InputError, "no parameter 'depth'; it has: curvatures, centre"),
+        (("bowl",), {"curvature": 3}, InputError, "did you mean 'curvatures'"),
+        (("constant",), {"height": 3}, InputError, "no parameter 'height'; it has: none"),
+        (("bowl",), {"curvatures": "a"}, InputError, "cannot be made with curvatures = 'a'"),
+        (("minima",), {"positions": 3}, InputError, "cannot be made with positions = 3"),
+        (("noise",), {"seed": 1.5}, InputError, "seed must be an integer, got 1.5"),
         (("bowl",), {"centre": 0.3, "resolution": 8}, InputError, "nearest is 0.25"),
         (("bowl",), {"curvatures": (1.0, -1.0)}, InputError, "positive"),
         (("bowl",), {"z": 7}, InputError, "z = 1, 2, 3 or 4"),

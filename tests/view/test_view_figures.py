@@ -217,6 +217,23 @@ def test_compare_shares_the_scale_and_centres_the_difference(certificate):
     assert figure.axes[3].name == "3d"
 
 
+def test_what_was_sampled_says_so_beside_what_is_proved(certificate):
+    target = np.random.default_rng(0).random((9, 9))
+    measured = surface(target + 0.25, target=target)
+    status = np.zeros((9, 9), dtype=np.int8)
+    status[::2] = 1
+    for name, end in (("loss_lower", -0.5), ("loss_upper", 0.5)):
+        measured[name] = measured["loss"] + end
+    measured["status"] = (("h1", "h2"), status)
+    measured.attrs["confidence"] = 0.99
+    figure = compare(measured, certificate=certificate, with_relief=False)
+    lines = figure._suptitle.get_text().splitlines()
+    assert "largest difference, sampling error included, 0.25 nat at the nodes" in lines[1]
+    assert lines[2] == "measured on samples: ± 0.5 nat at most, at all measured nodes at once with 99 %"
+    assert lines[3] == "measured: 36 of 81 nodes, the others interpolated"
+    assert all(ax.get_legend() is None for ax in figure.axes)
+
+
 def test_three_heads_make_a_colour_picture():
     values = np.full((5, 5, 3), 2.0)
     values[1, 3, 0] = 3.0

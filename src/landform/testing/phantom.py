@@ -6,6 +6,8 @@ that, and how far it is off is the instrument's error, since the phantom's own i
 """
 
 import contextlib
+import difflib
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from landform.data import load_data
-from landform.errors import InputError, unknown_name
+from landform.errors import InputError, LandformError, unknown_name
 from landform.imprint import Imprint
 from landform.imprint.make import imprint
 from landform.mesh import Mesh
@@ -177,13 +179,27 @@ def phantom(
     cells = (CELLS[z] if resolution is None else int(resolution),) * z
     if cells[0] < 2:
         raise InputError(f"resolution must be at least 2 cells, got {cells[0]}")
-    try:
-        shape = SHAPES[name](cells, **parameters)
-    except TypeError as error:
-        raise InputError(f"phantom '{name}': {str(error).replace(f'{name}() ', '')}") from error
+    shape = _shaped(name, cells, parameters)
     if smooth:
         return _smooth(name, shape, cells, data, dtype, parameters, model, base)
     return _sampled(name, shape, cells, data, loss, model, base, dtype, parameters)
+
+
+def _shaped(name: str, cells: tuple[int, ...], parameters: Mapping[str, Any]) -> Shape:
+    """Make the shape, and name a parameter that it lacks or cannot read."""
+    known = list(inspect.signature(SHAPES[name]).parameters)[1:]
+    for key in parameters:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f": did you mean '{near[0]}'? It has:" if near else "; it has:"
+            raise InputError(f"a {name} has no parameter '{key}'{hint} {', '.join(known) or 'none'}")
+    try:
+        return SHAPES[name](cells, **parameters)
+    except LandformError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:  # float("a"), tuple(3), …
+        given = ", ".join(f"{key} = {value!r}" for key, value in parameters.items())
+        raise InputError(f"a {name} cannot be made with {given}: {error}") from error
 
 
 def _sampled(

@@ -9,7 +9,7 @@ from landform.errors import InputError
 from landform.view.colour import in_colour
 from landform.view.heat import color_bar, draw_cells, heat
 from landform.view.profile import profile, scatter, surface_values
-from landform.view.read import axes_of, channels_of, limits, variable_of
+from landform.view.read import axes_of, channels_of, how_sure, limits, variable_of
 from landform.view.relief import relief
 from landform.view.style import DIVERGING, MEASURED, QUIET, axis_label, new_figure, plain, quiet_style, variable_label
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from landform.certify.certificate import Certificate
 
 MAX_PLANES = 6
+MEASURED_NODE, INTERPOLATED = 0, 1
 
 
 def compare(
@@ -67,14 +68,24 @@ def compare(
 def _heading(surface: "xarray.Dataset", certificate: "Certificate | None") -> str:
     title = plain(str(surface.attrs.get("title", "")), 72)
     unit = _unit(surface)
-    parts = [f"largest difference {largest(surface):.2g}{unit} at the nodes"]
+    sampled = how_sure(surface, "loss")
+    of = "difference, sampling error included," if sampled else "difference"
+    parts = [f"largest {of} {largest(surface):.2g}{unit} at the nodes"]
     if certificate is not None and certificate.failures:
         parts.append("not certified")
     elif certificate is not None:
         word = "certified" if certificate.kind == "certified" else certificate.kind
         parts.append(f"{word} over the whole box: at most {certificate.bound:.2g}{unit}")
-    facts = " · ".join(parts)
-    return f"{title}\n{facts}" if title else facts
+    lines = [title, " · ".join(parts), f"measured on samples: {sampled}" if sampled else "", _measured_nodes(surface)]
+    return "\n".join(line for line in lines if line)
+
+
+def _measured_nodes(surface: "xarray.Dataset") -> str:
+    """Say how many nodes were measured, where the others are interpolated."""
+    if "status" not in surface or not (surface["status"].values == INTERPOLATED).any():
+        return ""
+    status = surface["status"].values
+    return f"measured: {int((status == MEASURED_NODE).sum()):,} of {status.size:,} nodes, the others interpolated"
 
 
 def _unit(surface: "xarray.Dataset") -> str:
@@ -98,13 +109,15 @@ def largest(surface: "xarray.Dataset", channel: int | None = None) -> float:
 
 def _maps(surface: "xarray.Dataset", heads: int, with_relief: bool) -> "matplotlib.figure.Figure":
     columns = 4 if with_relief else 3
-    figure = new_figure(3.6 * columns, 3.05 * heads + 0.55)
+    lines = 2 if how_sure(surface, "loss") or _measured_nodes(surface) else 0  # more in the heading
+    figure = new_figure(3.6 * columns, 3.05 * heads + 0.55 + 0.2 * lines)
     for head in range(heads):
         channel, mark = (head, f", head {head}") if heads > 1 else (None, "")
         clip = _shared(surface, channel)
         for column, (variable, title) in enumerate((("target", f"target{mark}"), ("loss", f"measured{mark}"))):
             ax = figure.add_subplot(heads, columns, columns * head + column + 1)
-            heat(surface, variable=variable, channel=channel, ax=ax, clip=clip, title=title)
+            notes = variable == "loss" and not np.isfinite(surface["loss"].values).all()  # the heading has the others
+            heat(surface, variable=variable, channel=channel, ax=ax, clip=clip, title=title, dots=False, notes=notes)
         title = f"difference{mark}, at most {largest(surface, channel):.2g}{_unit(surface)}"
         difference_map(surface, channel, figure.add_subplot(heads, columns, columns * head + 3), title=title)
         if with_relief:
@@ -141,8 +154,14 @@ def difference_map(
     """
     field = variable_of(surface, "difference", channel)
     size = size or max(abs(limit) for limit in limits(field.values)) or 1e-16
-    options: dict[str, Any] = {"clip": (-size, size), "cmap": DIVERGING, "contours": False, "colorbar": False}
-    heat(surface, variable="difference", channel=channel, ax=ax, **options)
+    options: dict[str, Any] = {
+        "clip": (-size, size),
+        "cmap": DIVERGING,
+        "contours": False,
+        "colorbar": False,
+        "dots": False,
+    }
+    heat(surface, variable="difference", channel=channel, ax=ax, notes=False, **options)
     ax.set_title(title)
     if colorbar:
         drawn = ax.images[0] if ax.images else ax.collections[0]

@@ -194,6 +194,8 @@ def noise(cells: tuple[int, ...], *, slope: float = 2.0, amplitude: float = 1.0,
     """
     if not (amplitude > 0 and math.isfinite(slope)):
         raise InputError(f"wanted a positive amplitude and a finite slope, got {amplitude} and {slope}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed must be an integer, got {seed!r}")
     generator = torch.Generator().manual_seed(seed)
     white = torch.randn(*[n + 1 for n in cells], generator=generator, dtype=torch.float64)
     frequency = torch.meshgrid(*(torch.fft.fftfreq(n + 1, 1 / (n + 1)).double() for n in cells), indexing="ij")
