@@ -185,3 +185,9 @@ def test_numbers_that_json_cannot_hold():
         "b": 1.5,
         "c": [2, None, True],
     }
+
+
+def test_a_name_between_colons_is_no_emoji(run):
+    ran = run("scan", "nomodule:x", "--data", "digits")
+    assert ran.code == 2
+    assert "error: MODULE:FACTORY nomodule:x: importing nomodule failed" in ran.err

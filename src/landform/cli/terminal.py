@@ -25,7 +25,7 @@ def stderr() -> "Console":
     if not _consoles:
         from rich.console import Console
 
-        _consoles.append(Console(stderr=True, highlight=False, soft_wrap=True))
+        _consoles.append(Console(stderr=True, highlight=False, soft_wrap=True, emoji=False))
     return _consoles[0]
 
 
