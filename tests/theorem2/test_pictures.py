@@ -8,6 +8,7 @@ from PIL import Image
 import landform as lf
 from landform.cli import main
 from landform.errors import InputError
+from landform.imprint.accounting import Accounting
 from landform.view import error_histogram, measure_slices, slices
 from landform.view.slices import lowest, trained_part
 
@@ -93,6 +94,14 @@ def test_the_histogram_has_every_sample_of_every_data_set(trained):
     assert f"{100 * found[1].served:.2f} % served" in words[1]
     with pytest.raises(InputError, match="one unit"):
         error_histogram()
+
+
+def test_the_word_served_stays_inside_the_axes_when_no_sample_is():
+    one = torch.ones(3, dtype=torch.float64)
+    ax = error_histogram(Accounting("train", torch.zeros(1, 2), one[:1], one, one, one, 1e-3, "nat"))
+    ax.figure.canvas.draw()
+    (word,) = ax.texts
+    assert word.get_window_extent().x0 >= ax.get_window_extent().x0
 
 
 NETWORK = """

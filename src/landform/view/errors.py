@@ -79,6 +79,7 @@ def error_histogram(
         own.set(
             xlabel=f"worst error of a sample, max over h of |loss − target|{'' if unit == 'loss' else f' ({unit})'}"
         )
+        own.set_xlim(left=min(float(edges[0]), found[0].tolerance / 10))  # the word "served" has its place in the axes
         own.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=max(1, min(2, len(found))))
         if title:
             own.set_title(plain(title))
