@@ -138,5 +138,9 @@ def test_the_command_line_writes_both_pictures(tmp_path, monkeypatch, capsys):
     for picture in ("surface.png", "view.slices.png", "view.errors.png"):
         with Image.open(tmp_path / "bowl.landform" / picture) as image:
             assert image.size[0] > 500
+    assert main(["scan", "bowl.landform", "--grid", "3"]) == 2
+    assert "(--data on the command line)" in capsys.readouterr().err
+    assert main(["scan", "bowl.landform", "--grid", "3", "--data", "digits", "-o", "again.zarr"]) == 0
+    assert "9 points on digits" in capsys.readouterr().out
     assert main([*words[:6], "--method", "offset", "--units", "reserve", "--dry-run"]) == 0
     assert "reserving channels took the accuracy" in capsys.readouterr().err

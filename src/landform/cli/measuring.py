@@ -47,6 +47,15 @@ def measure_bundle(
     for part in samples.values() if isinstance(samples, dict) else [samples]:
         if part is not None:
             same_inputs(made, part)
+    if made.reads_input and samples is not None:  # it is measured sample by sample, as a task, which has data
+        some = next(iter(samples.values())) if isinstance(samples, dict) else samples
+        made = load(
+            bundle,
+            model=network,
+            loss=None if source["loss"] is None else read_loss(source["loss"]),
+            data=some,
+            check_data=False,
+        )
     axes, nodes = source["axes"], source["grid"]
     varying = plane(made.z) if axes is None else tuple(axes)
     if axes is None and isinstance(nodes, tuple) and len(nodes) == made.z:

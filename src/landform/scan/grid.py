@@ -201,7 +201,7 @@ def _surface(
     if made is not None:
         other = None if data is None else load_data(data)
         if made.task is None or (other is None and not made.task.has_data):
-            raise InputError("this imprint was loaded without data; pass data=… to measure it sample by sample")
+            raise InputError("this imprint was loaded without data; pass data=… (--data on the command line)")
         task = made.task if other is None else made.task.replace(data=other)
         space: AnySpace = made.subspace
         goal = promised(made, places, len(task.heads()), other)
