@@ -17,7 +17,7 @@ from landform.task import Task
 from landform.task.running import moved
 
 KEPT = 1 << 28
-"""Bytes of features of samples that are kept from call to call."""
+"""Bytes of features of samples that are kept from call to call, and as many of points."""
 
 
 class SplitEngine(AbstractBlocks):
@@ -85,16 +85,19 @@ class SplitEngine(AbstractBlocks):
         self._place = lead.device, lead.dtype
         self._theta = Theta(late, steps, subspace.z)
         self._origin = (0.0,) * subspace.z
-        self._points: tuple[Tensor, list[Tensor]] = torch.empty(0, subspace.z), []
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._points: dict[tuple[float, ...], Tensor] = {}
+        self._samples: Tensor | None = None
+        self._known = torch.zeros(self.n, dtype=torch.bool)
 
     @property
     def held(self) -> int:
         """Bytes of the moved tensors, and of features that are kept."""
-        return self._theta.bytes(1) + sum(value.nbytes for value in self._kept.values())
+        samples = 0 if self._samples is None else self._samples.nbytes
+        return self._theta.bytes(1) + samples + sum(value.nbytes for value in self._points.values())
 
     def _forget(self) -> None:
-        self._kept.clear()
+        self._points.clear()
+        self._samples, self._known = None, torch.zeros_like(self._known)
 
     def _parts(self, h: Float64[Tensor, "points z"], start: int, stop: int) -> Iterator[Part]:
         of_points = self._features_of_points(h, start)
@@ -108,26 +111,30 @@ class SplitEngine(AbstractBlocks):
                 yield block, [place], num[None], den
 
     def _features(self, block: Block) -> Tensor:
-        """Return what samples alone decide, at the origin."""
-        key = block.start, block.stop
-        if key not in self._kept:
-            self._theta.write(self._origin)
-            found = self._head(moved(block.batch.inputs, *self._place))
-            if sum(value.nbytes for value in self._kept.values()) + found.nbytes > KEPT:
-                self._kept.clear()
-            self._kept[key] = found
-        return self._kept[key]
+        """Return what samples alone decide, at the origin; each is computed once where all of them can be kept."""
+        span = slice(block.start, block.stop)
+        if bool(self._known[span].all()) and self._samples is not None:
+            return self._samples[span]
+        self._theta.write(self._origin)
+        found: Tensor = self._head(moved(block.batch.inputs, *self._place))
+        if self._samples is None and found[0].nbytes * self.n <= KEPT:
+            self._samples = found.new_empty(self.n, *found.shape[1:])
+        if self._samples is not None:
+            self._samples[span], self._known[span] = found, True
+        return found
 
     def _features_of_points(self, h: Tensor, start: int) -> list[Tensor]:
-        """Return what points alone decide, on one sample; those of the last call are asked for again often."""
-        if not torch.equal(self._points[0], h):
+        """Return what points alone decide, on one sample."""
+        points = [tuple(point) for point in h.tolist()]
+        if any(point not in self._points for point in points):
+            if sum(value.nbytes for value in self._points.values()) > KEPT:
+                self._points.clear()
             one = moved(self._source.block(start, start + 1).batch.inputs, *self._place)
-            found = []
-            for point in h.tolist():
-                self._theta.write(tuple(point))
-                found.append(self._head(one))
-            self._points = h.clone(), found
-        return self._points[1]
+            for point in points:
+                if point not in self._points:
+                    self._theta.write(point)
+                    self._points[point] = self._head(one)
+        return [self._points[point] for point in points]
 
 
 def _last_apart(graph: fx.GraphModule, moves: dict[int, list[Tensor | None]]) -> tuple[fx.Node, Tensor]:
