@@ -9,7 +9,8 @@ loss over 300 training images, twice (``--samples``):
     per sample   so does the loss of every image that the network gets right, predictions kept
 
 and the accuracy on all 10,000 test images is taken before and after, and the error of every training image and of 2,000
-test images.
+test images. On two quiet cores that takes some ten minutes, half of them for the 49 points of the random directions: on
+the compiled ones the trained part is computed once.
 
     python examples/trained_resnet.py package          # resnet_offset.png, resnet_per_sample.png, resnet_errors.png
     python examples/trained_resnet.py package --quick  # a ResNet-8, 300 images, 2 cells: to see that it runs
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--samples", type=int, default=300, help="training images that the loss is taken over")
     parser.add_argument("--epochs", type=int, default=None, help="default: 8")
     parser.add_argument("--weights", type=Path, default=Path("resnet20.safetensors"), help="written, and read if there")
-    parser.add_argument("--grid", type=int, default=17, help="points an axis of the pictures (default: 17)")
+    parser.add_argument("--grid", type=int, default=33, help="points an axis of the compiled picture (default: 33)")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the pictures (default: here)")
     parser.add_argument("--quick", action="store_true", help="a ResNet-8, 300 images, 2 cells")
     options = parser.parse_args(arguments)
