@@ -10,7 +10,7 @@ For each, on training and test images: what the network gets right before and af
 is from the picture (table, histogram), and the same network's loss on random directions beside that on the compiled
 ones (sampled, within 5 % of its range).
 
-    python examples/trained_cnn.py              # cnn_offset.png, cnn_per_sample.png, cnn_errors.png: some minutes
+    python examples/trained_cnn.py              # cnn_offset.png, cnn_per_sample.png, cnn_errors.png: two minutes
     python examples/trained_cnn.py --quick      # small, on scikit-learn's digits
 """
 
