@@ -15,7 +15,8 @@ from landform.scan.engine.blocks import AbstractBlocks, Part
 from landform.scan.engine.buffered import buffer_bytes, buffered
 from landform.scan.engine.cut import Cut, Frontier, Scratch
 from landform.scan.engine.fold import fold
-from landform.scan.engine.own import Affine, Theta, UnsupportedError, compute_dtype, moved_names, own_copy
+from landform.scan.engine.moving import moving_copy
+from landform.scan.engine.own import Theta
 from landform.scan.engine.quicker import Quicker, Way
 from landform.scan.engine.reading import Reading
 from landform.scan.engine.source import Block
@@ -117,21 +118,7 @@ class AffineEngine(AbstractBlocks):
         self._quicker = Quicker()
         self._limit = cache
         self._blocks: dict[tuple[int, int], _Ready] = {}
-        if not isinstance(subspace, Subspace) or subspace.z == 0:
-            raise UnsupportedError("only an affine subspace with directions has anything to share")
-        require_plain(task)
-        assert isinstance(task.model, nn.Module)
-        if hooked(task.model):
-            raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
-        model, tensors = own_copy(task.model, subspace.origin, dtype=compute_dtype(task.model))
-        under = moved_names(task.model, subspace.moved)
-        steps = {
-            id(tensors[name]): Affine(
-                tensors[name].detach(),
-                tuple(_like(direction.get(alias), tensors[name]) for direction in subspace.directions),
-            )
-            for name, alias in under.items()
-        }
+        model, tensors, steps = moving_copy(task, subspace)
         graph = trace(model)
         fold(graph, tensors, steps)
         self.cut = Cut(graph, classify(graph, set(steps)), steps, subspace.z)
@@ -322,35 +309,7 @@ class StackedEngine(AffineEngine):
             self._stack = Stack(self.cut, self._theta, self.cut.early(self._inputs(self._source.block(0, 1))))
 
 
-def require_plain(task: Task) -> None:
-    """Refuse a task whose evaluation is more than one call of its model in evaluation mode.
-
-    Raises:
-        UnsupportedError: A function in place of a module, a step, a loss of batches, autocast, another dtype or
-            device, another BatchNorm policy, permitted randomness.
-    """
-    settings = task.settings
-    if not isinstance(task.model, nn.Module) or task.step is not None or not task.per_sample:
-        raise UnsupportedError(f"task {task.name}: wanted a module and a loss of single samples")
-    if settings.autocast is not None or settings.batch_norm != "frozen" or settings.allow:
-        asked = {"batch_norm": settings.batch_norm != "frozen", "autocast": settings.autocast, "allow": settings.allow}
-        told = ", ".join(f"{name}={getattr(settings, name)!r}" for name in asked if asked[name])
-        raise UnsupportedError(f"task {task.name} has {told}, which engine='functional' follows alone")
-    if settings.dtype is not None or settings.device is not None:
-        raise UnsupportedError(f"task {task.name} runs in another dtype, or on another device, than its model")
-
-
-def hooked(model: nn.Module) -> bool:
-    """Say whether a module that is traced through has hooks; those of leaves run as they are."""
-    inner = [module for module in model.modules() if module is model or any(True for _ in module.children())]
-    return any(module._forward_hooks or module._forward_pre_hooks for module in inner)
-
-
 def along_lines(h: Tensor) -> tuple[list[tuple[float, ...]], list[int]]:
     """Return points as tuples, and an order in which those that differ in the last coordinate only are together."""
     rows = [tuple(row) for row in h.tolist()]
     return rows, sorted(range(len(rows)), key=rows.__getitem__)
-
-
-def _like(step: Tensor | None, value: Tensor) -> Tensor | None:
-    return None if step is None else step.detach().to(value.device, value.dtype)

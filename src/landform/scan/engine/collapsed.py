@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, fx, nn
 
-from landform.scan.engine.affine import AffineEngine, StackedEngine, require_plain
+from landform.scan.engine.affine import AffineEngine, StackedEngine
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
+from landform.scan.engine.moving import require_plain
 from landform.scan.engine.own import UnsupportedError, moved_names, own_copy
 from landform.scan.engine.source import Source
 from landform.scan.engine.trace import PRODUCTS, has_hooks, is_shape, trace

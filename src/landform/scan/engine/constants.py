@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, fx, nn
 
-from landform.scan.engine.affine import SMALL, AffineEngine, StackedEngine, hooked, require_plain
+from landform.scan.engine.affine import SMALL, AffineEngine, StackedEngine
 from landform.scan.engine.base import AbstractEngine, Sums, Terms
 from landform.scan.engine.fold import fold
-from landform.scan.engine.own import Affine, UnsupportedError, compute_dtype, moved_names, own_copy
+from landform.scan.engine.moving import moving_copy
+from landform.scan.engine.own import UnsupportedError
 from landform.scan.engine.source import Source
 from landform.scan.engine.trace import Kind, call, classify, trace
 from landform.scan.engine.units import LAYERS, Layer, Moves, Units, constant_units, layer_of, matrix, pointwise
@@ -68,21 +69,9 @@ class ConstantsEngine(AbstractEngine):
         batch_size: int | None = None,
     ) -> None:
         self._source = Source(task, order)
-        if not isinstance(subspace, Subspace) or subspace.z == 0:
-            raise UnsupportedError("only an affine subspace with directions shows which units are constant")
-        require_plain(task)
-        assert isinstance(task.model, nn.Module)
-        _require_zeros(task.model, subspace)
-        if hooked(task.model):
-            raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
-        model, tensors = own_copy(task.model, subspace.origin, dtype=compute_dtype(task.model))
-        steps = {
-            id(tensors[name]): Affine(
-                tensors[name].detach(),
-                tuple(_like(direction.get(alias), tensors[name]) for direction in subspace.directions),
-            )
-            for name, alias in moved_names(task.model, subspace.moved).items()
-        }
+        if isinstance(task.model, nn.Module) and isinstance(subspace, Subspace):
+            _require_zeros(task.model, subspace)  # before anything is copied
+        model, tensors, steps = moving_copy(task, subspace)
         graph = trace(model)
         fold(graph, tensors, steps)
         lead = next((value for value in tensors.values() if value.is_floating_point()), None)
@@ -398,7 +387,3 @@ def _require_zeros(model: nn.Module, subspace: Subspace) -> None:
             if not bool(weight.flatten(1).any(1).all()):
                 return
     raise UnsupportedError("no unit of a layer has weights of zero")
-
-
-def _like(step: Tensor | None, value: Tensor) -> Tensor | None:
-    return None if step is None else step.detach().to(value.device, value.dtype)

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from landform.scan.engine.affine import require_plain
 from landform.scan.engine.blocks import AbstractBlocks, Part
 from landform.scan.engine.memo import Memos, Prepared
+from landform.scan.engine.moving import require_plain
 from landform.scan.engine.own import UnsupportedError, compute_dtype, moved_names, own_copy
 from landform.subspace import Subspace
 from landform.task import Task

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float64, Int64
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from landform.scan.engine.affine import hooked, require_plain
 from landform.scan.engine.blocks import AbstractBlocks, Part
-from landform.scan.engine.own import Affine, Theta, UnsupportedError, compute_dtype, moved_names, own_copy
+from landform.scan.engine.moving import moving_copy
+from landform.scan.engine.own import Theta, UnsupportedError
 from landform.scan.engine.reach import reaches
 from landform.scan.engine.source import Block
 from landform.scan.engine.trace import touched, trace
+from landform.scan.engine.units import Moves
 from landform.subspace import Subspace
 from landform.task import Task
 from landform.task.running import moved
@@ -61,26 +62,12 @@ class SplitEngine(AbstractBlocks):
         batch_size: int | None = None,
     ) -> None:
         super().__init__(task, order, batch_size)
-        if not isinstance(subspace, Subspace) or subspace.z == 0:
-            raise UnsupportedError("only an affine subspace with directions shows what points reach")
-        require_plain(task)
-        assert isinstance(task.model, nn.Module)
-        if hooked(task.model):
-            raise UnsupportedError(f"model {type(task.model).__name__} has forward hooks, which a graph does not show")
-        model, tensors = own_copy(task.model, subspace.origin, dtype=compute_dtype(task.model))
-        under = moved_names(task.model, subspace.moved)
-        moves = {
-            id(tensors[name]): [
-                None if (step := direction.get(alias)) is None else step.detach().to(tensors[name])
-                for direction in subspace.directions
-            ]
-            for name, alias in under.items()
-        }
+        model, tensors, steps = moving_copy(task, subspace)
+        moves = {key: step.parts for key, step in steps.items()}
         graph = trace(model)
         cut, self._point = _last_apart(graph, moves)
         self._head, self._tail = _halves(graph, cut)
-        late = {name: tensors[name] for name in under}
-        steps = {id(value): Affine(value, tuple(moves[id(value)])) for value in late.values()}
+        late = {name: value for name, value in tensors.items() if id(value) in steps}
         lead = next(value for value in tensors.values() if value.is_floating_point())
         self._place = lead.device, lead.dtype
         self._theta = Theta(late, steps, subspace.z)
@@ -137,7 +124,7 @@ class SplitEngine(AbstractBlocks):
         return [self._points[point] for point in points]
 
 
-def _last_apart(graph: fx.GraphModule, moves: dict[int, list[Tensor | None]]) -> tuple[fx.Node, Tensor]:
+def _last_apart(graph: fx.GraphModule, moves: Moves) -> tuple[fx.Node, Tensor]:
     """Find the last value through which everything goes, and of which no channel depends on sample and point.
 
     Returns:
