@@ -17,6 +17,7 @@ PARTS = {
     "scaling": "How cost grows",
     "memory": "Memory of a large model",
     "executors": "Executors",
+    "beside": "Patterns beside trained networks",
 }
 """Title of each topic, in the order of the page."""
 PEERS = """Other tools on the same work: the mean loss over all samples at every node of a square grid, in a plane of
@@ -37,6 +38,7 @@ done
 python -m benchmarks.scan --only scaling
 python -m benchmarks.scan --only memory     # 3 GB
 python -m benchmarks.scan --only executors
+python -m benchmarks.scan --only beside
 python -m benchmarks.scan.accuracy --networks mlp                  # accuracy.md: a 65×65 sub-grid in full, 2 minutes
 python -m benchmarks.scan.accuracy --networks cnn --seconds 500    # the same, 20 minutes: again until it is done
 python -m benchmarks.scan --draw            # this page and the figure again, from results.json
