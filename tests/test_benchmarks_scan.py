@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.report import machine
-from benchmarks.scan import accuracy, collect, memory, peers, scaling
+from benchmarks.scan import accuracy, beside, collect, memory, peers, scaling
 from benchmarks.scan.__main__ import main
 from benchmarks.scan.workloads import WORKLOADS, mlp
 
@@ -31,6 +31,14 @@ def test_the_best_other_tool_has_the_least_median_and_ratios_are_of_turns():
     left = 1e4 * 2 * (15 * 15 * (512 * 512 + 512 * 10) + 3 * 784 * 512)  # three products of layer 1
     share = left / 2 / (20 * 2 * 1024**3)  # in 2 s, where 20 products of 1024 × 1024 take one
     assert rows[0]["share of the peak on what is left"].startswith(f"{share:.3g} (")
+
+
+def test_patterns_beside_trained_networks_are_scanned_by_their_own_engines(monkeypatch):
+    one = beside.networks()["perceptron"]
+    monkeypatch.setattr(beside, "networks", lambda: {"perceptron": one})
+    rows = beside.run(**beside.CASES["quick"])[0].rows
+    assert [(row["form"], row["engine"]) for row in rows] == [("offset", "constants"), ("per-sample", "constants")]
+    assert all(row["losses differ by"] < 1e-6 and row["times as fast"] > 0 for row in rows)
 
 
 def test_a_part_replaces_only_itself_and_the_page_shows_all(tmp_path):
