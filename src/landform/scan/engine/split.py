@@ -44,6 +44,7 @@ class SplitEngine(AbstractBlocks):
         at every point.
 
     Example:
+        >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
         >>> origin = {"0.weight": torch.tensor([[1.0], [0.0]]), "0.bias": torch.zeros(2)}
         >>> origin |= {"2.weight": torch.ones(1, 2), "2.bias": torch.zeros(1)}
